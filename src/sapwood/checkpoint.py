@@ -1,0 +1,96 @@
+"""Checkpoints: weights, optimiser, random state and position, so that a run resumes exactly.
+
+A folder ``checkpoint-N`` holds `state.safetensors` and `state.json`, appears in one rename, and is
+never a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sapwood.files import new_folder, write_json
+
+_KEPT = 2
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    step: int,
+    weights: Mapping[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    extra: Mapping[str, Any],
+    tensors: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write ``folder/checkpoint-STEP`` and keep the newest two.
+
+    `weights`: the trained tensors by name, in the optimiser's order; `tensors`: more of the
+    caller's (the best weights so far); `extra`: JSON-ready, given back by `load_checkpoint`.
+    """
+    path = folder / f"checkpoint-{step}"
+    parts: dict[str, Tensor] = {f"weights/{n}": t.detach().cpu() for n, t in weights.items()}
+    parts |= {f"extra/{n}": t.detach().cpu() for n, t in (tensors or {}).items()}
+    state = optimiser.state_dict()["state"]
+    for number, values in state.items():
+        for name, value in values.items():
+            parts[f"optimiser/{number}/{name}"] = value.detach().cpu()
+    parts["random"] = torch.random.get_rng_state()
+    with new_folder(path) as part:
+        copies = {name: tensor.contiguous().clone() for name, tensor in parts.items()}
+        save_file(copies, part / "state.safetensors")
+        write_json(part / "state.json", {"step": step, **extra})
+    for old in sorted(_all(folder), key=_step)[:-_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def load_checkpoint(
+    folder: Path, *, weights: Mapping[str, Tensor], optimiser: torch.optim.Optimizer
+) -> tuple[int, dict[str, Any], dict[str, Tensor]]:
+    """Put the newest readable checkpoint of `folder` back; return (step, extra, tensors).
+
+    Returns (0, {}, {}) when there is none. A checkpoint that cannot be read is passed over.
+    """
+    for path in sorted(_all(folder), key=_step, reverse=True):
+        try:
+            parts = load_file(path / "state.safetensors")
+            extra = json.loads((path / "state.json").read_text())
+        except (OSError, ValueError, SafetensorError):
+            continue
+        _restore(parts, weights, optimiser)
+        tensors = {n[6:]: t for n, t in parts.items() if n.startswith("extra/")}
+        return int(extra.pop("step")), extra, tensors
+    return 0, {}, {}
+
+
+def _restore(
+    parts: Mapping[str, Tensor], weights: Mapping[str, Tensor], optimiser: torch.optim.Optimizer
+) -> None:
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            tensor.copy_(parts[f"weights/{name}"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in parts.items():
+        if name.startswith("optimiser/"):
+            _, number, key = name.split("/")
+            state.setdefault(int(number), {})[key] = tensor
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
+    torch.random.set_rng_state(parts["random"])
+
+
+def _all(folder: Path) -> list[Path]:
+    return [p for p in folder.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("checkpoint-"))

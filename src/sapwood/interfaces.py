@@ -1,0 +1,97 @@
+"""The nouns that every tier shares: an example, splits, a score, a cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+Integers = NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One input with its answer.
+
+    `text` is cleaned (no BOM, no stray spaces at the ends); `label` is None where the file has
+    none; `row` is the 1-based data row in the source file (the header does not count).
+    """
+
+    text: str
+    label: str | None = None
+    row: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropped:
+    """Rows that cannot be used, for one reason; `rows` holds their 1-based numbers."""
+
+    reason: str
+    rows: tuple[int, ...]
+    fix: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """Train, development and test examples, and what was dropped on the way."""
+
+    train: tuple[Example, ...]
+    dev: tuple[Example, ...]
+    test: tuple[Example, ...]
+    labels: tuple[str, ...]
+    dropped: tuple[Dropped, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A metric with its 95 % bootstrap interval; all three in [0, 1]."""
+
+    metric: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a candidate costs. Seconds to fit, weights trained, bytes kept, milliseconds a query."""
+
+    fit_seconds: float = 0.0
+    trainable_parameters: int = 0
+    artifact_bytes: int = 0
+    ms_per_query: float = 0.0
+    tokens_per_query: float = 0.0
+    peak_bytes: int = 0
+
+
+class Readout(Protocol):
+    """How an answer is read from scores, features or texts.
+
+    A member stores what it learnt as JSON-ready `settings` and named `arrays` (never pickle), and
+    is rebuilt from exactly these.
+    """
+
+    labels: tuple[str, ...]
+
+    def probabilities(self, inputs: Any) -> Floats:
+        """Return class probabilities, shape (rows, classes), rows summing to 1."""
+        ...
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Floats]]:
+        """Return (settings, arrays)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Which parts an adaptation fills, each in words for the report, or None."""
+
+    context: str | None = None
+    prefix: str | None = None
+    method: str | None = None
+    readout: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,192 @@
+"""Where work runs: the device, the number format and the threads, chosen once and handed down."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import platform
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sapwood.config import home
+from sapwood.errors import ConfigError, ResourceError
+from sapwood.files import write_json
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+# Rows x inner x outer of the measured product: SmolLM2's widest layer over a typical packed batch.
+MEASURED_SHAPE = (512, 576, 1536)
+MEASURED_SECONDS = 0.1  # for each of the two formats
+WORTH_IT = 1.5  # below this speed-up float32's precision is the better bargain
+# glibc refuses an mmap threshold above half an arena's size (malloc/arena.c): 32 MiB on 64 bits.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+MMAP_THRESHOLD, TRIM_THRESHOLD = 32 << 20, 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """One device with its number format and CPU threads; `note` says why the format was chosen."""
+
+    device: str
+    dtype: str
+    threads: int
+    note: str = ""
+
+    def torch_dtype(self) -> torch.dtype:
+        """Return `dtype` as torch's own object."""
+        import torch
+
+        found = getattr(torch, self.dtype)
+        assert isinstance(found, torch.dtype)
+        return found
+
+    def describe(self) -> str:
+        """Return one line: ``cpu, 2 threads, bfloat16 (4.6x faster than float32 here)``."""
+        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}, "
+        note = f" ({self.note})" if self.note else ""
+        return f"{self.device}, {threads if self.device == 'cpu' else ''}{self.dtype}{note}"
+
+
+def choose_runtime(device: str = "auto", dtype: str = "auto") -> Runtime:
+    """Return where to run: CUDA if there, else the CPU; the number format that is fastest there.
+
+    `device` is "auto" or any torch device ("cpu", "cuda", "cuda:1", "mps"); `dtype` one of DTYPES.
+    On CUDA "auto" means bfloat16 (float32 on devices without it); on a CPU both formats are
+    measured, once a machine. Raises ConfigError (E-CONFIG-010, E-CONFIG-011) for words that name
+    nothing and ResourceError (E-RESOURCE-012) for a device that is not there.
+    """
+    import torch
+
+    if dtype not in DTYPES:
+        raise ConfigError(
+            "E-CONFIG-010", f"Unknown number format '{dtype}'", fix=f"use {', '.join(DTYPES)}"
+        )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    _require_device(device)
+    threads, note = torch.get_num_threads(), ""
+    if dtype == "auto" and device.startswith("cuda"):
+        dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    elif dtype == "auto" and device == "cpu":
+        speedup = bfloat16_speedup()
+        dtype = "bfloat16" if speedup >= WORTH_IT else "float32"
+        note = f"{speedup:.1f}x faster than float32 here" if dtype == "bfloat16" else ""
+        note = note or f"bfloat16 is {speedup:.1f}x its speed here"
+    elif dtype == "auto":
+        dtype = "float32"
+    return Runtime(device=device, dtype=dtype, threads=threads, note=note)
+
+
+def bfloat16_speedup(*, afresh: bool = False) -> float:
+    """Return how many times faster this CPU multiplies bfloat16 than float32 matrices.
+
+    Measured in about 0.2 s and kept per machine under the cache folder; `afresh` measures again.
+    """
+    machine = processor()
+    kept = home() / "machine.json"
+    if not afresh:
+        try:
+            known = json.loads(kept.read_text(encoding="utf-8"))
+            if known["machine"] == asdict(machine):
+                return float(known["bfloat16_speedup"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # never measured, or by another version: measure now
+    speedup = _seconds("float32") / _seconds("bfloat16")
+    write_json(kept, {"machine": asdict(machine), "bfloat16_speedup": round(speedup, 3)})
+    return speedup
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processor:
+    """What a speed measurement depends on."""
+
+    node: str
+    model: str
+    torch: str
+    threads: int
+
+
+def processor() -> Processor:
+    """Return this machine's name, CPU model, torch version and thread count."""
+    import torch
+
+    return Processor(
+        node=platform.node(),
+        model=_cpu_model(),
+        torch=torch.__version__,
+        threads=torch.get_num_threads(),
+    )
+
+
+def raise_malloc_thresholds() -> bool:
+    """Keep large temporary tensors' memory for reuse; return whether it was done.
+
+    glibc gives every allocation above 128 KiB back to the system and maps it anew, zeroing each
+    page, which can take most of a training step on a CPU. Only glibc on Linux has the calls
+    (mallopt(3)); elsewhere nothing happens. Call it before the first large tensor.
+    """
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    mapped = mallopt(ctypes.c_int(M_MMAP_THRESHOLD), ctypes.c_int(MMAP_THRESHOLD))
+    trimmed = mallopt(ctypes.c_int(M_TRIM_THRESHOLD), ctypes.c_int(TRIM_THRESHOLD))
+    return bool(mapped and trimmed)
+
+
+def _require_device(device: str) -> None:
+    import torch
+
+    try:
+        named = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(
+            "E-CONFIG-011", f"Unknown device '{device}'", fix="use auto, cpu, cuda, cuda:1 or mps"
+        ) from error
+    counts = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    count = counts.get(named.type, 0)
+    if (named.index or 0) >= count:
+        raise ResourceError(
+            "E-RESOURCE-012",
+            f"There is no device '{device}' here: {count} of type '{named.type}' found",
+            fix="use --device cpu, or install a PyTorch built for the device",
+        )
+
+
+def _seconds(dtype: str) -> float:
+    """Return the least time of one product of MEASURED_SHAPE; the least is the undisturbed one."""
+    import torch
+
+    rows, inner, outer = MEASURED_SHAPE
+    generator = torch.Generator().manual_seed(0)
+    kind = getattr(torch, dtype)
+    left = torch.randn(rows, inner, generator=generator).to(kind)
+    weight = torch.randn(outer, inner, generator=generator).to(kind)
+    least, runs = float("inf"), 0
+    end = time.perf_counter() + MEASURED_SECONDS
+    with torch.inference_mode():
+        while runs < 3 or time.perf_counter() < end:
+            start = time.perf_counter()
+            torch.nn.functional.linear(left, weight)
+            least, runs = min(least, time.perf_counter() - start), runs + 1
+    return least
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

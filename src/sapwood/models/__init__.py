@@ -1,0 +1,1 @@
+"""Nets: the store of bases, loading, and the shared-prefix forward pass."""

@@ -1,0 +1,232 @@
+"""Attention of many rows over one shared prefix, without quadratic waste between the rows.
+
+Every token of a row sees the shared prefix and its own row: two partial softmaxes, merged by
+log-sum-exp (the split of Hydragen, arXiv 2402.05099). The prefix part is one product for all rows;
+the rows' own part is padded inside attention only, so every linear layer works on real tokens.
+
+On the CPU the parts run in torch's flash kernel; the backward pass hands each part the *merged*
+output and log-sum-exp, and then the partial gradients add up to the exact ones. Elsewhere the same
+result comes from one softmax over the concatenated scores. It reaches transformers through its
+public registries, and leaves calls without a layout to the usual implementation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from sapwood.models.layout import Group, Layout
+
+NAME = "sapwood"
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+Masks = list[tuple[Group, Tensor | None]]  # None: plain causal; else additive
+
+
+def register() -> None:
+    """Make ``attn_implementation="sapwood"`` known to transformers. Calling twice is harmless."""
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    pack: Layout | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attend within one pack: query (1, heads, tokens, size) -> (1, tokens, heads, size)."""
+    if pack is None:
+        return sdpa_attention_forward(  # type: ignore[no-any-return]
+            module, query, key, value, attention_mask, scaling=scaling, **others
+        )
+    if pack.capture is not None:
+        pack.capture.append((key, value))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    masks = [(group, _mask(pack, group, sliding_window, query.dtype)) for group in pack.groups]
+    prefix = _prefix(module.layer_idx, key, value, pack)
+    visible: Tensor | None = None
+    if prefix is not None:
+        first, visible = _window_on_prefix(pack, prefix[0].shape[2], sliding_window)
+        prefix = (prefix[0][:, :, first:], prefix[1][:, :, first:])
+    attend = _merged_flash if query.device.type == "cpu" else _one_softmax
+    return attend(query, key, value, prefix, (masks, visible, pack.shared, scale)), None
+
+
+def _prefix(layer: int, key: Tensor, value: Tensor, pack: Layout) -> tuple[Tensor, Tensor] | None:
+    if pack.cached:
+        return pack.cached[layer]
+    if pack.shared:
+        return key[:, :, : pack.shared], value[:, :, : pack.shared]
+    return None
+
+
+def _mask(pack: Layout, group: Group, window: int | None, dtype: torch.dtype) -> Tensor | None:
+    """Return the additive mask (rows, 1, length, length) of a group, or None when plain causal."""
+    visible, length = group.visible, group.index.shape[1]
+    if window is not None and length > window:
+        at = pack.positions[group.index]  # (rows, length)
+        near = at[:, :, None] - at[:, None, :] < window
+        if visible is None:
+            visible = torch.ones(1, length, length, dtype=torch.bool, device=at.device).tril()
+        visible = visible & near
+    if visible is None:
+        return None
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    mask = mask.masked_fill_(~visible, float("-inf"))
+    return mask.expand(len(group.index), length, length)[:, None]
+
+
+def _window_on_prefix(
+    pack: Layout, length: int, window: int | None
+) -> tuple[int, Tensor | None]:
+    """Return (first prefix token any row may see, visibility (row tokens, the rest) or None)."""
+    at = pack.positions[pack.shared :]
+    if window is None or not len(at) or int(at.max()) < window:
+        return 0, None
+    first = min(max(0, length - window + 1), length - 1)
+    keys_at = torch.arange(first, length, device=at.device)
+    return first, at[:, None] - keys_at[None, :] < window
+
+
+def _gather(tokens: Tensor, group: Group) -> Tensor:
+    """(1, heads, tokens, size) -> (rows, heads, length, size)."""
+    return tokens[0].transpose(0, 1)[group.index].transpose(1, 2)
+
+
+class _Merged(torch.autograd.Function):
+    """Two partial flash attentions; saves queries, keys, values, output and log-sum-exp only."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        query, key, value, prefix_key, prefix_value, (masks, visible, shared, scale) = given
+        out, total = _own_part(query, key, value, masks, scale)
+        if prefix_key is not None:
+            mask = _prefix_mask(visible, query.dtype)
+            part, logsum = _flash(
+                query[:, :, shared:], prefix_key, prefix_value, 0.0, False,
+                attn_mask=mask, scale=scale,
+            )  # fmt: skip
+            if visible is not None:  # the kernel gives 0 where a token sees no key at all
+                logsum = logsum.masked_fill(~visible.any(1), float("-inf"))
+            own = total[:, :, shared:]
+            merged = torch.logaddexp(own, logsum)
+            rows = out[:, :, shared:]
+            rows.mul_((own - merged).exp()[..., None])
+            rows.addcmul_(part, (logsum - merged).exp()[..., None].to(out.dtype))
+            total[:, :, shared:] = merged
+        ctx.save_for_backward(query, key, value, prefix_key, prefix_value, out, total)
+        ctx.settings = (masks, visible, shared, scale)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        query, key, value, prefix_key, prefix_value, out, total = ctx.saved_tensors
+        masks, visible, shared, scale = ctx.settings
+        grad = grads[0].contiguous()
+        back = [torch.zeros_like(tokens) for tokens in (query, key, value)]
+        for group, mask in masks:
+            rows = [_gather(tokens, group) for tokens in (grad, query, key, value, out)]
+            rows[0] = rows[0] * group.valid[:, None, :, None]
+            logsum = total[0].transpose(0, 1)[group.index].transpose(1, 2)
+            where = group.index[group.valid]
+            parts = _flash_gradients(rows, logsum, mask is None, mask, scale)
+            for whole, part in zip(back, parts, strict=True):
+                whole[0].transpose(0, 1)[where] = part.transpose(1, 2)[group.valid]
+        if prefix_key is None:
+            return (*back, None, None, None)
+        tokens = [grad[:, :, shared:], query[:, :, shared:], prefix_key, prefix_value]
+        mask = _prefix_mask(visible, query.dtype)
+        parts = _flash_gradients(
+            [*tokens, out[:, :, shared:]], total[:, :, shared:], False, mask, scale
+        )
+        back[0][:, :, shared:] += parts[0]
+        return (*back, parts[1], parts[2], None)
+
+
+def _prefix_mask(visible: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    if visible is None:
+        return None
+    return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, float("-inf"))
+
+
+def _own_part(
+    query: Tensor, key: Tensor, value: Tensor, masks: Masks, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Return (output (1, heads, tokens, size), log-sum-exp (1, heads, tokens)) of the rows alone."""
+    _, heads, tokens, size = query.shape
+    out = query.new_empty(tokens, heads, size)
+    total = torch.empty(tokens, heads, dtype=torch.promote_types(query.dtype, torch.float32))
+    for group, mask in masks:
+        rows = [_gather(part, group) for part in (query, key, value)]
+        own, logsum = _flash(*rows, 0.0, mask is None, attn_mask=mask, scale=scale)
+        where = group.index[group.valid]
+        out[where] = own.transpose(1, 2)[group.valid]
+        total[where] = logsum.transpose(1, 2)[group.valid]
+    return out.transpose(0, 1)[None], total.transpose(0, 1)[None]
+
+
+def _flash_gradients(
+    rows: list[Tensor], logsum: Tensor, causal: bool, mask: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return gradients of (query, key, value); `rows` holds grad, query, key, value, output."""
+    grad, query, key, value, out = (tensor.contiguous() for tensor in rows)
+    heads, kept = query.shape[1], key.shape[1]
+    if heads != kept:  # the kernel's backward does not share keys between query heads
+        key, value = (x.repeat_interleave(heads // kept, dim=1) for x in (key, value))
+    grads = _flash_backward(
+        grad, query, key, value, out, logsum.contiguous(), 0.0, causal,
+        attn_mask=mask, scale=scale,
+    )  # fmt: skip
+    if heads == kept:
+        return tuple(grads)
+    shape = (len(key), kept, heads // kept, *key.shape[2:])
+    return grads[0], grads[1].view(shape).sum(2), grads[2].view(shape).sum(2)
+
+
+def _merged_flash(
+    query: Tensor, key: Tensor, value: Tensor, prefix: Any, settings: Any
+) -> Tensor:
+    prefix_key, prefix_value = prefix or (None, None)
+    out: Tensor = _Merged.apply(query, key, value, prefix_key, prefix_value, settings)
+    return out.transpose(1, 2)
+
+
+def _one_softmax(
+    query: Tensor, key: Tensor, value: Tensor, prefix: Any, settings: Any
+) -> Tensor:
+    """Return the same as `_merged_flash` in plain differentiable operations, for any device."""
+    masks, visible, shared, scale = settings
+    _, heads, tokens, size = query.shape
+    times = heads // key.shape[1]
+    key, value = (x.repeat_interleave(times, dim=1) for x in (key, value))
+    out = query.new_zeros(tokens, heads, size)
+    for number, (group, mask) in enumerate(masks):
+        q, k, v = (_gather(part, group) for part in (query, key, value))
+        length = q.shape[2]
+        if mask is None:
+            mask = torch.full((length, length), float("-inf"), device=q.device).triu(1).to(q.dtype)
+        scores = (q @ k.transpose(-1, -2)) * scale + mask  # (rows, heads, length, length)
+        if prefix is None or (shared and number == 0):
+            mixed = scores.float().softmax(-1).to(v.dtype) @ v
+        else:
+            pk, pv = (x.repeat_interleave(times, dim=1) for x in prefix)
+            far = (q @ pk.transpose(-1, -2)) * scale  # (rows, heads, length, prefix)
+            if visible is not None:
+                far = far.masked_fill(~visible[group.index - shared][:, None], float("-inf"))
+            both = torch.cat((far, scores), dim=-1).float().softmax(-1).to(v.dtype)
+            mixed = both[..., : pk.shape[2]] @ pv + both[..., pk.shape[2] :] @ v
+        out = out.index_put((group.index[group.valid],), mixed.transpose(1, 2)[group.valid])
+    return out[None]

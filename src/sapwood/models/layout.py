@@ -1,0 +1,194 @@
+"""Packs: rows of tokens laid side by side without padding, over a prefix that all of them see.
+
+A row is a chain of tokens, or a chain with a tree at its end (the labels of a query). Rows of a
+pack are sorted by length, so that attention, the only part that pads, pads little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+KeysValues = tuple[Tensor, Tensor]  # each (1, key heads, length, head size)
+
+# Attention may pad a group by at most this share before a new group starts. Small groups cost a
+# kernel launch each (about 40 us a layer), padding costs quadratic work; 1.3 is flat around there.
+_PADDING = 1.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of a pack.
+
+    `ids`: token ids; `wanted`: indices into `ids` whose hidden states the caller wants;
+    `parents`: for each token the index of the token before it in its branch, -1 for none, or
+    None for a plain chain.
+    """
+
+    ids: Sequence[int]
+    wanted: Sequence[int] = ()
+    parents: Sequence[int] | None = None
+
+    def depths(self) -> list[int]:
+        """Return each token's distance from the start of the row, along its branch."""
+        if self.parents is None:
+            return list(range(len(self.ids)))
+        depths: list[int] = []
+        for parent in self.parents:
+            depths.append(0 if parent < 0 else depths[parent] + 1)
+        return depths
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Rows of similar length that attention pads to one length.
+
+    `index`: (rows, length) token positions in the pack, padding repeats the row's last token;
+    `valid`: (rows, length), False on padding; `visible`: (rows or 1, length, length) where the
+    row is no plain causal chain, else None.
+    """
+
+    index: Tensor
+    valid: Tensor
+    visible: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Which tokens of one pack may see each other.
+
+    The first `shared` tokens of the pack are a prefix that every row sees and that takes part in
+    gradients; `cached` holds one pair of keys and values a layer of a prefix encoded before (one
+    of the two, never both). `positions`: (tokens,). With `capture`, each layer appends its own
+    keys and values to that list.
+    """
+
+    groups: tuple[Group, ...]
+    positions: Tensor
+    shared: int = 0
+    cached: tuple[KeysValues, ...] = ()
+    capture: list[KeysValues] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pack:
+    """Token ids (1, tokens), their layout, and where the wanted hidden states lie.
+
+    `wanted`: (wanted,) positions in the pack; `owners`: for each the number of its row in the
+    caller's order; rows keep the order of their `wanted`.
+    """
+
+    ids: Tensor
+    layout: Layout
+    wanted: Tensor
+    owners: Tensor
+
+
+def split_by_budget(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Yield lists of row numbers, longest rows first, of at most `budget` tokens (one row at least)."""
+    part: list[int] = []
+    used = 0
+    for number in sorted(range(len(lengths)), key=lambda n: (-lengths[n], n)):
+        if part and used + lengths[number] > budget:
+            yield part
+            part, used = [], 0
+        part.append(number)
+        used += lengths[number]
+    if part:
+        yield part
+
+
+def _tree(row: Row, length: int) -> Tensor:
+    """Return (length, length): which tokens each token of a tree row sees (itself and ancestors)."""
+    visible = torch.eye(length, dtype=torch.bool)
+    if row.parents is None:
+        return visible.new_ones(length, length).tril()
+    for token, parent in enumerate(row.parents):
+        if parent >= 0:
+            visible[token] |= visible[parent]
+    return visible
+
+
+def _group(rows: Sequence[Row], starts: Sequence[int], causal: bool) -> Group:
+    lengths = torch.tensor([len(row.ids) for row in rows])
+    length = int(lengths.max())
+    steps = torch.arange(length)
+    valid = steps[None, :] < lengths[:, None]
+    index = torch.tensor(starts)[:, None] + torch.minimum(steps[None, :], lengths[:, None] - 1)
+    visible = None
+    if not causal:
+        if not bool(valid.all()):
+            visible = (valid[:, None, :] | torch.eye(length, dtype=torch.bool)).expand(
+                len(rows), length, length
+            )
+        else:
+            visible = torch.ones(1, length, length, dtype=torch.bool)
+    elif any(row.parents is not None for row in rows):
+        visible = torch.stack([_tree(row, length) for row in rows])
+    return Group(index=index, valid=valid, visible=visible)
+
+
+def _grouped(lengths: Sequence[int]) -> Iterator[range]:
+    """Yield ranges over rows sorted by falling length whose padding stays within `_PADDING`."""
+    first, tokens = 0, 0
+    for number, length in enumerate(lengths):
+        padded = (number - first + 1) * lengths[first]
+        if number > first and padded > _PADDING * (tokens + length) + 64:
+            yield range(first, number)
+            first, tokens = number, 0
+        tokens += length
+    yield range(first, len(lengths))
+
+
+def build_pack(
+    rows: Sequence[Row],
+    *,
+    shared: Sequence[int] = (),
+    cached: tuple[KeysValues, ...] = (),
+    causal: bool = True,
+    device: str | torch.device = "cpu",
+) -> Pack:
+    """Lay `rows` side by side, after the `shared` token ids or over a `cached` prefix.
+
+    Rows start at the position after the prefix. Returns the pack on `device`.
+    """
+    assert not (shared and cached), "a prefix is either in the pack or encoded before"
+    order = sorted(range(len(rows)), key=lambda n: (-len(rows[n].ids), n))
+    ordered = [rows[n] for n in order]
+    offset = cached[0][0].shape[2] if cached else len(shared)
+    ids, positions, starts = list(shared), list(range(len(shared))), []
+    for row in ordered:
+        starts.append(len(ids))
+        ids.extend(row.ids)
+        positions.extend(offset + depth for depth in row.depths())
+    groups = [_group([Row(ids=shared)], [0], causal)] if shared else []
+    if rows:
+        for part in _grouped([len(row.ids) for row in ordered]):
+            groups.append(
+                _group([ordered[n] for n in part], [starts[n] for n in part], causal)
+            )
+    where = dict(zip(order, starts, strict=True))
+    wanted = [where[n] + w for n, row in enumerate(rows) for w in row.wanted]
+    owners = [n for n, row in enumerate(rows) for _ in row.wanted]
+    moved = tuple(
+        Group(
+            index=group.index.to(device),
+            valid=group.valid.to(device),
+            visible=None if group.visible is None else group.visible.to(device),
+        )
+        for group in groups
+    )
+    return Pack(
+        ids=torch.tensor([ids], device=device),
+        layout=Layout(
+            groups=moved,
+            positions=torch.tensor(positions, device=device),
+            shared=len(shared),
+            cached=cached,
+        ),
+        wanted=torch.tensor(wanted, dtype=torch.long, device=device),
+        owners=torch.tensor(owners, dtype=torch.long, device=device),
+    )

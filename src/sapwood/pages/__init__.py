@@ -1,0 +1,1 @@
+"""The faces of one run's evidence, a file each: page, card, terminal; plots, words and verdict."""

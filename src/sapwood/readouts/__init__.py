@@ -1,0 +1,20 @@
+"""Readouts: ways to read an answer, from texts, features or label scores. One file each.
+
+Each is a frozen dataclass that satisfies `sapwood.interfaces.Readout` and has the class methods
+`fit(inputs, gold, *, labels, seed=0)` and `from_state(settings, arrays)`. `bias` is what
+calibrates the label scores a verbalizer reads, `logistic` the regression that two of them share.
+
+majority   nothing: how common the labels are
+tf-idf     texts: word and character n-grams
+probe      features (rows, width): logistic regression
+knn        features or next-token distributions: the nearest training rows
+verbalizer label scores of a language model
+"""
+
+READOUTS = {
+    "majority": "sapwood.readouts.majority:Majority",
+    "tf-idf": "sapwood.readouts.tfidf:TfIdf",
+    "probe": "sapwood.readouts.probe:Probe",
+    "knn": "sapwood.readouts.knn:NearestNeighbours",
+    "verbalizer": "sapwood.readouts.verbalizer:Verbalizer",
+}

@@ -1,0 +1,91 @@
+"""The merged attention equals one masked softmax, forward and backward, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sapwood.models import attention
+from sapwood.models.layout import Layout, Row, build_pack
+
+HEADS, KEYS, SIZE, SCALE = 6, 2, 16, 0.25
+
+
+def visibility(layout: Layout, cached: int, window: int | None) -> torch.Tensor:
+    """Return who sees whom, (tokens, cached + tokens), built token by token."""
+    at = layout.positions
+    seen = torch.zeros(len(at), len(at), dtype=torch.bool)
+    for group in layout.groups:
+        for n, (index, valid) in enumerate(zip(group.index, group.valid, strict=True)):
+            index = index[valid]
+            size = len(index)
+            own = torch.ones(size, size, dtype=torch.bool).tril()
+            if group.visible is not None:
+                own = group.visible[n if len(group.visible) > 1 else 0][:size, :size]
+            seen[index[:, None], index[None]] = own
+    seen[layout.shared :, : layout.shared] = True
+    seen = torch.cat([torch.ones(len(at), cached, dtype=torch.bool), seen], 1)
+    if window is not None:
+        keys_at = torch.cat([torch.arange(cached), at])
+        seen &= at[:, None] - keys_at[None] < window
+    return seen
+
+
+@pytest.mark.parametrize("path", ["_merged_flash", "_one_softmax"])
+@pytest.mark.parametrize(
+    ("shared", "cached", "lengths", "window", "tree", "causal"),
+    [
+        (0, 0, [5, 7, 3], None, False, True),
+        (9, 0, [5, 7, 3], None, False, True),
+        (0, 11, [5, 7, 3], None, False, True),
+        (0, 11, [5, 70, 3], None, True, True),
+        (9, 0, [5, 7, 3], 6, False, True),
+        (0, 11, [5, 20, 3], 6, True, True),
+        (0, 11, [5, 20, 3], 3, False, True),
+        (0, 0, [5, 7, 3], None, False, False),
+        (0, 0, [5, 5], None, False, False),
+    ],
+)
+def test_equals_one_masked_softmax(path, shared, cached, lengths, window, tree, causal):
+    torch.manual_seed(0)
+    double = torch.float64
+    prefix = tuple(
+        torch.randn(1, KEYS, cached, SIZE, dtype=double, requires_grad=True) for _ in range(2)
+    )
+    rows = [
+        Row(ids=range(n), parents=[*range(-1, n - 2), n - 3] if tree else None) for n in lengths
+    ]
+    layout = build_pack(
+        rows, shared=range(shared), cached=(prefix,) if cached else (), causal=causal
+    ).layout
+    tokens = len(layout.positions)
+    query = torch.randn(1, HEADS, tokens, SIZE, dtype=double, requires_grad=True)
+    key, value = (
+        torch.randn(1, KEYS, tokens, SIZE, dtype=double, requires_grad=True) for _ in range(2)
+    )
+    keys, values = (
+        torch.cat([old, new], 2).repeat_interleave(HEADS // KEYS, 1)
+        for old, new in zip(prefix, (key, value), strict=True)
+    )
+    scores = (query @ keys.transpose(-1, -2)) * SCALE
+    scores = scores.masked_fill(~visibility(layout, cached, window), float("-inf"))
+    naive = (scores.softmax(-1) @ values).transpose(1, 2)
+    upstream = torch.randn_like(naive)
+    leaves = [query, key, value, *(prefix if cached else ())]
+    expected = torch.autograd.grad(naive, leaves, upstream)
+
+    masks = [(g, attention._mask(layout, g, window, double)) for g in layout.groups]
+    pair, seen = attention._prefix(0, key, value, layout), None
+    if layout.cached:
+        pair = prefix
+    if pair is not None:
+        first, seen = attention._window_on_prefix(layout, pair[0].shape[2], window)
+        pair = (pair[0][:, :, first:], pair[1][:, :, first:])
+    settings = (masks, seen, layout.shared, SCALE)
+    out = getattr(attention, path)(query, key, value, pair, settings)
+    found = torch.autograd.grad(out, leaves, upstream)
+    # the one-softmax path works in float32 inside, whatever the dtype around it
+    tolerance = 1e-12 if path == "_merged_flash" else 2e-6
+    torch.testing.assert_close(out, naive, rtol=0, atol=tolerance)
+    for got, want in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=tolerance)
