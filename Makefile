@@ -10,14 +10,13 @@ BUDGET ?= 4m
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-export OMP_WAIT_POLICY ?= PASSIVE
+test test-slow: export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test test-slow bench lint format clean
 
 demo: .venv/installed
 	@$(BIN)/sapwood models pull smollm2-135m minilm-l6
-	@data="$$($(BIN)/sapwood data pull movie-reviews --json | $(BIN)/python -c \
-	  'import json, sys; print(json.load(sys.stdin)["path"])')" && \
+	@data="$$($(BIN)/sapwood data pull movie-reviews)" && \
 	$(BIN)/sapwood adapt "$$data" --task classification --model smollm2-135m \
 	  --budget $(BUDGET) --out demo
 	@echo "The report: $(CURDIR)/demo/report.html"

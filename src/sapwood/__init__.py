@@ -1,3 +1,7 @@
 """Sapwood: prompt it, tune it lightly, or both; measured on your data."""
 
-__version__ = "0.1.0"
+from sapwood.config import VERSION
+
+__version__ = VERSION
+
+__all__ = ["__version__"]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from sapwood.errors import ResourceError
 
+VERSION = "0.1.0"
+
 
 def home() -> Path:
     """Return Sapwood's cache folder, made if missing: SAPWOOD_HOME, else the platform's own.

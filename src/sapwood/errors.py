@@ -21,9 +21,7 @@ class SapwoodError(Exception):
 
     exit_code = 1
 
-    def __init__(
-        self, code: str, what: str, *, details: Sequence[str] = (), fix: str = ""
-    ) -> None:
+    def __init__(self, code: str, what: str, *, details: Sequence[str] = (), fix: str = "") -> None:
         super().__init__(what)
         self.code = code
         self.what = what

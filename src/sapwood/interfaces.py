@@ -75,7 +75,10 @@ class Readout(Protocol):
     is rebuilt from exactly these.
     """
 
-    labels: tuple[str, ...]
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return the labels in the order of the columns of `probabilities`."""
+        ...
 
     def probabilities(self, inputs: Any) -> Floats:
         """Return class probabilities, shape (rows, classes), rows summing to 1."""

@@ -36,13 +36,8 @@ from sapwood.errors import ResourceError
 DEFAULT_INDEX = "https://pypi.org/simple"
 ATTEMPTS = 4  # with pauses of 1, 2 and 4 s: rides out a dropped connection, not an outage
 CHUNK = 1 << 20
-NETWORK_FAULTS = (
-    urllib.error.URLError,
-    http.client.HTTPException,
-    TimeoutError,
-    ConnectionError,
-    ssl.SSLError,
-)
+NETWORK = (urllib.error.URLError, TimeoutError, ConnectionError, ssl.SSLError)
+FAULTS = (*NETWORK, http.client.HTTPException)  # not OSError: a full disk is no network fault
 ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
 
 
@@ -171,8 +166,9 @@ def _normal(name: str) -> str:
 
 
 def _matches(name: str, project: str, version: str, pattern: str) -> bool:
-    start = f"{_normal(project)}-{_normal(version)}-"
-    return fnmatchcase(name, pattern) and (_normal(name) + "-").startswith(start)
+    spelt = "[-_.]+".join(map(re.escape, _normal(project).split("-")))
+    start = rf"{spelt}-{re.escape(version)}(-|\.tar\.|\.zip$)"
+    return fnmatchcase(name, pattern) and re.match(start, name, re.IGNORECASE) is not None
 
 
 def _present(to: Path, project: str, version: str, pattern: str, sha256: str) -> Path | None:
@@ -188,7 +184,7 @@ def _fetch_from(
 ) -> Path:
     failures: list[str] = []
     wrong: list[str] = []
-    reached = False
+    reached = offered = False
     opener = _opener(sources)
     for place, listing in _listings(sources, project, opener):
         if isinstance(listing, str):
@@ -198,44 +194,30 @@ def _fetch_from(
         for link in listing:
             if not _matches(link.name, project, version, pattern):
                 continue
-            if link.sha256 and link.sha256.lower() != sha256.lower():
-                wrong.append(
-                    f"{_shown(link.url)}: SHA-256 {link.sha256[:12]}… is not the pinned one"
-                )
-                continue
             try:
+                if link.sha256 and link.sha256.lower() != sha256.lower():
+                    raise _Mismatch(link.sha256)
                 return _download(opener, link, sha256.lower(), to, sources.timeout)
             except _Mismatch as error:
-                wrong.append(
-                    f"{_shown(link.url)}: SHA-256 {str(error)[:12]}… is not the pinned one"
-                )
-            except NETWORK_FAULTS as error:
+                wrong.append(f"{_shown(link.url)}: SHA-256 {str(error)[:12]}… is another file")
+            except FAULTS as error:
+                offered = True
                 failures.append(f"{_shown(link.url)}: {_reason(error)}")
-                reached = False
-    by_hand = (
+    thing = f"{project} {version} ({pattern})"
+    details = [*wrong, *failures]
+    if wrong:
+        code, what = "E-RESOURCE-023", f"{thing} is not the file that was pinned"
+    elif failures and (offered or not reached):
+        code, what = "E-RESOURCE-022", f"Cannot download {thing}"
+    else:
+        code, what = "E-RESOURCE-021", f"No package index offers {thing}"
+        asked = ", ".join(_shown(place) for place in (*sources.links, *sources.indexes))
+        details.append(f"asked: {asked or 'nothing (pip is set to no-index)'}")
+    fix = (
         f"offline? On a machine with network, take the file {pattern} from "
         f"https://pypi.org/project/{project}/{version}/#files and copy it into {to}"
     )
-    details = [*wrong, *failures]
-    thing = f"{project} {version} ({pattern})"
-    if wrong:
-        raise ResourceError(
-            "E-RESOURCE-023",
-            f"{thing} is not the file that was pinned",
-            details=details,
-            fix=by_hand,
-        )
-    if failures and not reached:
-        raise ResourceError(
-            "E-RESOURCE-022", f"Cannot download {thing}", details=details, fix=by_hand
-        )
-    asked = [_shown(place) for place in (*sources.links, *sources.indexes)]
-    raise ResourceError(
-        "E-RESOURCE-021",
-        f"No package index offers {thing}",
-        details=[*details, f"asked: {', '.join(asked) or 'nothing (pip is set to no-index)'}"],
-        fix=by_hand,
-    )
+    raise ResourceError(code, what, details=details, fix=fix)
 
 
 class _Mismatch(Exception):
@@ -243,13 +225,11 @@ class _Mismatch(Exception):
 
 
 def _opener(sources: Sources) -> urllib.request.OpenerDirector:
-    certificate = sources.certificate
-    if certificate and Path(certificate).is_dir():
-        context = ssl.create_default_context(capath=certificate)
-    elif certificate and Path(certificate).is_file():
-        context = ssl.create_default_context(cafile=certificate)
-    else:
-        context = ssl.create_default_context()
+    context = ssl.create_default_context()
+    given = Path(sources.certificate) if sources.certificate else None
+    if given is not None and given.exists():
+        folder = given.is_dir()
+        context.load_verify_locations(None if folder else given, given if folder else None)
     handlers: list[urllib.request.BaseHandler] = [urllib.request.HTTPSHandler(context=context)]
     if sources.proxy:
         handlers.append(
@@ -286,7 +266,7 @@ def _page(opener: urllib.request.OpenerDirector, url: str, timeout: float) -> li
     except urllib.error.URLError as error:
         missing = isinstance(error.reason, FileNotFoundError) or url.startswith("file:")
         return [] if missing else _reason(error)
-    except NETWORK_FAULTS as error:
+    except FAULTS as error:
         return _reason(error)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return f"the page is not a package index ({error})"
@@ -303,7 +283,7 @@ def _attempts() -> Iterator[Any]:
 def _attempt(*, last: bool, pause: float) -> Iterator[None]:
     try:
         yield
-    except NETWORK_FAULTS as error:
+    except FAULTS as error:
         if last or not _passing(error):
             raise
         time.sleep(pause)

@@ -38,7 +38,9 @@ def tiny_net(kind: str, *, seed: int = 0, vocabulary: int = 300) -> Any:
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     maker = AutoModel if kind == "bert" else AutoModelForCausalLM
-    net = maker.from_config(config, attn_implementation="sdpa")
+    net: Any = maker.from_config(  # type: ignore[no-untyped-call]
+        config, attn_implementation="sdpa"
+    )
     for name, parameter in net.named_parameters():
         if "norm" not in name and "ln_" not in name:  # the usual 0.02 hides mistakes of attention
             torch.nn.init.normal_(parameter, std=0.2)

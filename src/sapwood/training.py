@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sapwood.errors import ConfigError, ModelError, ResourceError
-from sapwood.models.decoder import Decoder, Prefix
+from sapwood.models.decoder import NO_PREFIX, Decoder, Prefix
+from sapwood.models.labels import LabelHead
 from sapwood.models.layout import Row, build_pack, split_by_budget
 from sapwood.models.trie import LabelTrie
 
@@ -108,7 +109,7 @@ class Supervision:
         trie: LabelTrie,
         *,
         shared: Sequence[int] = (),
-        prefix: Prefix = Prefix(),
+        prefix: Prefix = NO_PREFIX,
         loss: str = "labels",
     ) -> None:
         if decoder.why_padded:
@@ -119,14 +120,7 @@ class Supervision:
             )
         self.decoder, self.targets, self.trie = decoder, targets, trie
         self.shared, self.prefix, self.loss = tuple(shared), prefix, loss
-        known = sorted({token for path in trie.paths for _, token in path})
-        place = {token: n for n, token in enumerate(known)}
-        self._place = place
-        self._known = torch.tensor(known, device=decoder.device)
-        allowed = torch.zeros(len(trie.tokens), len(known), dtype=torch.bool)
-        for node, tokens in enumerate(trie.children):
-            allowed[node, [place[token] for token in tokens]] = True
-        self._forbidden = ~allowed.to(decoder.device)
+        self.head = LabelHead(decoder.net, trie)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -153,20 +147,11 @@ class Supervision:
             yield self._loss(states, targets), pack.ids.shape[1]
 
     def _loss(self, states: Tensor, targets: Sequence[Target]) -> Tensor:
-        device = states.device
         answers = [token for t in targets for token in t.answers]
-        head = self.decoder.net.get_output_embeddings()
-        if self.loss == "vocabulary":
-            wanted = torch.tensor(answers, device=device)
-            return functional.cross_entropy(head(states).float(), wanted, reduction="sum")
-        nodes = torch.tensor([node for t in targets for node in t.nodes], device=device)
-        wanted = torch.tensor([self._place[token] for token in answers], device=device)
-        bias = getattr(head, "bias", None)
-        logits = functional.linear(
-            states.float(),
-            head.weight[self._known].float(),
-            None if bias is None else bias[self._known].float(),
-        ).masked_fill(self._forbidden[nodes], float("-inf"))
+        if self.loss == "labels":
+            return self.head.loss(states, [node for t in targets for node in t.nodes], answers)
+        logits = self.decoder.net.get_output_embeddings()(states).float()
+        wanted = torch.tensor(answers, device=states.device)
         return functional.cross_entropy(logits, wanted, reduction="sum")
 
 
@@ -283,5 +268,3 @@ def _smaller(budget: int, error: RuntimeError | MemoryError) -> int:
             fix="shorter texts (--max-length 128), a smaller base, or close other programs",
         ) from None
     return budget // 2
-
-

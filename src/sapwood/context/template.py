@@ -82,9 +82,7 @@ def default_template(
         words = {label: _CHINESE_WORDS.get(label.lower(), _readable(label)) for label in labels}
         listed = f"（{'、'.join(words.values())}）" if len(labels) <= 20 else ""
         spoken = instruction if instruction is not None else f"判断每条{noun}的{kind}{listed}。"
-        return Template(
-            instruction=spoken, before=f"{noun}：", between=f"\n{kind}：", words=words
-        )
+        return Template(instruction=spoken, before=f"{noun}：", between=f"\n{kind}：", words=words)
     noun, kind = ("Review", "Sentiment") if sentiment else ("Text", "Category")
     words = {label: " " + _readable(label) for label in labels}
     listed = " as " + " or ".join(w.strip() for w in words.values()) if len(labels) <= 20 else ""

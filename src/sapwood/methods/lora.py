@@ -1,4 +1,4 @@
-"""LoRA: trained low-rank branches beside frozen linear layers (Hu et al. 2022, arXiv 2106.09685)."""
+"""LoRA: trained low-rank branches beside frozen layers (Hu et al. 2022, arXiv 2106.09685)."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Lora:
             net.set_submodule(path, layer.base_layer)
         return net
 
-    def _find(self, net: Any) -> dict[str, nn.Module]:
+    def _find(self, net: Any) -> dict[str, nn.Linear | Conv1D]:
         head = net.get_output_embeddings() if hasattr(net, "get_output_embeddings") else None
         fused = (nn.MultiheadAttention,)  # its fast path reads weights past any wrapper
         inside = {
@@ -82,7 +82,7 @@ class Lora:
             if isinstance(module, fused)
             for name, _ in module.named_modules()
         }
-        linear = {
+        linear: dict[str, nn.Linear | Conv1D] = {
             path: module
             for path, module in net.named_modules()
             if isinstance(module, nn.Linear | Conv1D) and module is not head and path not in inside
@@ -126,7 +126,7 @@ def branches(net: Any) -> Iterator[tuple[str, LowRank]]:
 
 def weights(net: Any) -> dict[str, Tensor]:
     """Return the trained tensors of every branch, by path."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for path, layer in branches(net):
         found[f"{path}.lora_A.weight"] = layer.lora_A
         found[f"{path}.lora_B.weight"] = layer.lora_B

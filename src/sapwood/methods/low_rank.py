@@ -58,7 +58,9 @@ class LowRank(nn.Module):
     at zero, so the output does not change at first.
     """
 
-    def __init__(self, layer: nn.Module, *, rank: int, scale: float, dropout: float = 0.0) -> None:
+    def __init__(
+        self, layer: nn.Linear | Conv1D, *, rank: int, scale: float, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.base_layer = layer
         self.transposed = isinstance(layer, Conv1D)
@@ -77,12 +79,12 @@ class LowRank(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The base's weight; some nets read its dtype."""
-        return self.base_layer.weight  # type: ignore[no-any-return,return-value]
+        return self.base_layer.weight
 
     @property
     def bias(self) -> Tensor | None:
         """The base's bias, or None."""
-        return self.base_layer.bias  # type: ignore[no-any-return,return-value]
+        return self.base_layer.bias
 
     def out_by_in(self) -> Tensor:
         """Return the base weight as (outputs, inputs), a view."""
@@ -111,7 +113,7 @@ class LowRank(nn.Module):
             return self.base_layer(x)  # type: ignore[no-any-return]
         seed = int(torch.randint(1 << 62, ())) if self.training and self.dropout else 0
         if torch.is_grad_enabled():
-            return _Branch.apply(x, self.lora_A, self.lora_B, self, seed)  # type: ignore[no-any-return]
+            return _Branch.apply(x, self.lora_A, self.lora_B, self, seed)  # type: ignore[no-any-return,no-untyped-call]
         return self.compute(x, seed)
 
     @torch.no_grad()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from sapwood.errors import ModelError
 from sapwood.methods.lora import Lora, branches, weights
@@ -24,12 +26,16 @@ _UNSUPPORTED = (
 )  # fmt: skip
 
 
-def write_peft(net: Any, method: Lora, folder: Path, *, base: str) -> None:
-    """Write the branches of `net` into `folder`, loadable by ``peft.PeftModel.from_pretrained``."""
+def write_peft(
+    tensors: Mapping[str, Tensor], method: Lora, folder: Path, *, base: str, transposed: bool
+) -> None:
+    """Write branch weights into `folder`, loadable by ``peft.PeftModel.from_pretrained``.
+
+    `tensors`: what `lora.weights` returns; `base`: the name PEFT should show; `transposed`: whether
+    the base's layers keep their weights as (inputs, outputs), as GPT-2's do.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    transposed = any(layer.transposed for _, layer in branches(net))
-    targets = sorted({path for path, _ in branches(net)})
-    names = sorted({path.rsplit(".", 1)[-1] for path in targets})
+    names = sorted({name.rsplit(".", 3)[-3] for name in tensors})
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -49,11 +55,11 @@ def write_peft(net: Any, method: Lora, folder: Path, *, base: str) -> None:
         "init_lora_weights": True,
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    tensors = {
+    stored = {
         _PREFIX + name: tensor.detach().float().cpu().contiguous()
-        for name, tensor in weights(net).items()
+        for name, tensor in tensors.items()
     }
-    save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
+    save_file(stored, folder / TENSORS, metadata={"format": "pt"})
 
 
 def read_config(folder: Path) -> Lora:
@@ -70,7 +76,9 @@ def read_config(folder: Path) -> Lora:
     except ValueError as error:
         raise ModelError("E-MODEL-021", f"{path} is not valid JSON: {error}.") from None
     kind = config.get("peft_type")
-    problems = [f"{key} = {config[key]!r} is not supported" for key in _UNSUPPORTED if config.get(key)]
+    problems = [
+        f"{key} = {config[key]!r} is not supported" for key in _UNSUPPORTED if config.get(key)
+    ]
     if kind != "LORA":
         problems.insert(0, f"peft_type is {kind!r}; Sapwood reads LORA")
     if config.get("bias", "none") != "none":

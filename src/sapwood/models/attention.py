@@ -27,6 +27,11 @@ NAME = "sapwood"
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
+# Up to so many keys the backward pass works on whole score matrices: the flash kernel's backward
+# took 3 to 4 times as long on rows of 40 tokens in bfloat16 (2 cores, torch 2.13), and lost its
+# lead only from about 500 keys on.
+_SHORT = 256
+
 Masks = list[tuple[Group, Tensor | None]]  # None: plain causal; else additive
 
 
@@ -42,19 +47,16 @@ def _attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
     pack: Layout | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Attend within one pack: query (1, heads, tokens, size) -> (1, tokens, heads, size)."""
     if pack is None:
-        return sdpa_attention_forward(  # type: ignore[no-any-return]
-            module, query, key, value, attention_mask, scaling=scaling, **others
-        )
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **others)
     if pack.capture is not None:
         pack.capture.append((key, value))
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scale = others.get("scaling") or query.shape[-1] ** -0.5
+    sliding_window: int | None = others.get("sliding_window")
     masks = [(group, _mask(pack, group, sliding_window, query.dtype)) for group in pack.groups]
     prefix = _prefix(module.layer_idx, key, value, pack)
     visible: Tensor | None = None
@@ -89,9 +91,7 @@ def _mask(pack: Layout, group: Group, window: int | None, dtype: torch.dtype) ->
     return mask.expand(len(group.index), length, length)[:, None]
 
 
-def _window_on_prefix(
-    pack: Layout, length: int, window: int | None
-) -> tuple[int, Tensor | None]:
+def _window_on_prefix(pack: Layout, length: int, window: int | None) -> tuple[int, Tensor | None]:
     """Return (first prefix token any row may see, visibility (row tokens, the rest) or None)."""
     at = pack.positions[pack.shared :]
     if window is None or not len(at) or int(at.max()) < window:
@@ -165,7 +165,7 @@ def _prefix_mask(visible: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 def _own_part(
     query: Tensor, key: Tensor, value: Tensor, masks: Masks, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Return (output (1, heads, tokens, size), log-sum-exp (1, heads, tokens)) of the rows alone."""
+    """Return output (1, heads, tokens, size) and log-sum-exp (1, heads, tokens) of rows alone."""
     _, heads, tokens, size = query.shape
     out = query.new_empty(tokens, heads, size)
     total = torch.empty(tokens, heads, dtype=torch.promote_types(query.dtype, torch.float32))
@@ -186,27 +186,47 @@ def _flash_gradients(
     heads, kept = query.shape[1], key.shape[1]
     if heads != kept:  # the kernel's backward does not share keys between query heads
         key, value = (x.repeat_interleave(heads // kept, dim=1) for x in (key, value))
-    grads = _flash_backward(
-        grad, query, key, value, out, logsum.contiguous(), 0.0, causal,
-        attn_mask=mask, scale=scale,
-    )  # fmt: skip
+    given = (grad, query, key, value, out, logsum.contiguous())
+    if key.shape[2] <= _SHORT:
+        grads = _dense_gradients(given, causal, mask, scale)
+    else:
+        grads = _flash_backward(*given, 0.0, causal, attn_mask=mask, scale=scale)
     if heads == kept:
-        return tuple(grads)
+        return grads[0], grads[1], grads[2]
     shape = (len(key), kept, heads // kept, *key.shape[2:])
     return grads[0], grads[1].view(shape).sum(2), grads[2].view(shape).sum(2)
 
 
-def _merged_flash(
-    query: Tensor, key: Tensor, value: Tensor, prefix: Any, settings: Any
-) -> Tensor:
+def _dense_gradients(
+    given: tuple[Tensor, ...], causal: bool, mask: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what the flash backward returns, from whole score matrices."""
+    grad, query, key, value, out, logsum = given
+    scores = (query @ key.transpose(-1, -2)).to(logsum.dtype).mul_(scale)
+    if mask is not None:
+        scores += mask
+    share = scores.sub_(logsum[..., None]).exp_()  # (rows, heads, queries, keys)
+    if causal:
+        share = share.tril_()
+    share = share.to(grad.dtype)
+    drift = (grad * out).sum(-1, keepdim=True)
+    upstream = (grad @ value.transpose(-1, -2)).sub_(drift).mul_(share).mul_(scale)
+    return (
+        upstream @ key,
+        upstream.transpose(-1, -2) @ query,
+        share.transpose(-1, -2) @ grad,
+    )
+
+
+def _merged_flash(query: Tensor, key: Tensor, value: Tensor, prefix: Any, settings: Any) -> Tensor:
     prefix_key, prefix_value = prefix or (None, None)
-    out: Tensor = _Merged.apply(query, key, value, prefix_key, prefix_value, settings)
+    out: Tensor = _Merged.apply(  # type: ignore[no-untyped-call]
+        query, key, value, prefix_key, prefix_value, settings
+    )
     return out.transpose(1, 2)
 
 
-def _one_softmax(
-    query: Tensor, key: Tensor, value: Tensor, prefix: Any, settings: Any
-) -> Tensor:
+def _one_softmax(query: Tensor, key: Tensor, value: Tensor, prefix: Any, settings: Any) -> Tensor:
     """Return the same as `_merged_flash` in plain differentiable operations, for any device."""
     masks, visible, shared, scale = settings
     _, heads, tokens, size = query.shape

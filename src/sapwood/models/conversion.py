@@ -5,7 +5,7 @@ puts right what gets lost on the way:
 
 - single-precision settings come back as the decimals they were (9.9999997e-06 is 1e-05);
 - vocabularies that were learnt with every digit on its own (SmolLM, StarCoder, ...) get that rule
-  back; without it ``"\\n\\n5"`` encodes to tokens the model never saw together;
+  back; without it a blank line before a digit encodes to tokens never seen together;
 - a vocabulary whose splitting rule is unknown here is refused, not guessed;
 - a tensor that is missing is an error, not a random initialisation.
 
@@ -34,21 +34,19 @@ DIGITS_APART = frozenset(
 PLAIN_GPT2 = frozenset({"gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling"})
 
 
-def convert_gguf(file: Path, to: Path, *, upstream: str = "") -> None:
+def convert_gguf(file: Path, to: Path) -> None:
     """Write the weights, tokenizer and config of a GGUF `file` into the existing folder `to`.
 
-    `upstream` is the hub id recorded in the config, so that adapters trained on the copy name the
-    model they belong to. Raises ModelError: E-MODEL-010 not a readable GGUF file, E-MODEL-011 an
-    architecture or a vocabulary that cannot be converted exactly, E-MODEL-012 tensors missing.
+    Raises ModelError: E-MODEL-010 not a readable GGUF file, E-MODEL-011 an architecture or a
+    vocabulary that cannot be converted exactly, E-MODEL-012 tensors missing.
     """
     from safetensors.torch import save_file
 
-    _require_gguf(file)
+    rule = _splitting_rule(_open(file))
     with silence():
         config = _config(file)
         tensors = _tensors(file, config)
-        tokenizer = _tokenizer(file)
-        config._name_or_path = upstream
+        tokenizer = _tokenizer(file, rule)
         tokenizer.model_max_length = config.max_position_embeddings
         config.save_pretrained(to)
         tokenizer.save_pretrained(to)
@@ -57,7 +55,10 @@ def convert_gguf(file: Path, to: Path, *, upstream: str = "") -> None:
     weights.chmod(0o644)  # safetensors makes it private; the cache may be shared
 
 
-def _require_gguf(file: Path) -> None:
+def _open(file: Path) -> Any:
+    """Return a reader of a GGUF file that holds all the bytes its header promises."""
+    from gguf import GGUFReader
+
     with file.open("rb") as opened:
         magic = opened.read(4)
     if magic != b"GGUF":
@@ -66,6 +67,15 @@ def _require_gguf(file: Path) -> None:
             f"{file} is not a GGUF file: it starts with {magic!r}",
             fix="download it again, or name a folder with config.json and *.safetensors",
         )
+    try:
+        return GGUFReader(str(file))
+    except (ValueError, IndexError, KeyError, OSError, OverflowError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            "E-MODEL-010",
+            f"{file} cannot be read as GGUF, it looks damaged or cut short: {reason}",
+            fix="download it again and compare its size and SHA-256 with the source's",
+        ) from error
 
 
 def _config(file: Path) -> Any:
@@ -75,8 +85,6 @@ def _config(file: Path) -> Any:
         config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)
     except (ValueError, KeyError) as error:
         raise _unsupported(file, str(error)) from error
-    except (OSError, IndexError, AssertionError) as error:
-        raise _unreadable(file, error) from error
     for name, value in list(vars(config).items()):
         if isinstance(value, float) and name.endswith("_eps"):
             setattr(config, name, float(f"{value:.7g}"))
@@ -106,8 +114,8 @@ def _tensors(file: Path, config: Any) -> dict[str, Tensor]:
     config.architectures = [type(skeleton).__name__]
     try:
         tensors = load_gguf_checkpoint(str(file), return_tensors=True, model_to_load=skeleton)
-    except (OSError, ValueError, IndexError, NotImplementedError) as error:
-        raise _unreadable(file, error) from error
+    except (ValueError, NotImplementedError) as error:
+        raise _unsupported(file, str(error)) from error
     found: dict[str, Tensor] = {
         name: tensor.float().contiguous() for name, tensor in tensors["tensors"].items()
     }
@@ -122,7 +130,7 @@ def _tensors(file: Path, config: Any) -> dict[str, Tensor]:
         more = [f"and {len(wrong) - 5} more"] if len(wrong) > 5 else []
         raise ModelError(
             "E-MODEL-012",
-            f"{file} does not hold the whole network: {len(wrong)} tensors are missing or misshapen",
+            f"{file} is not the whole network: {len(wrong)} tensors are missing or misshapen",
             details=[*wrong[:5], *more],
             fix="download the file again; if it is complete, its architecture is not supported",
         )
@@ -133,7 +141,7 @@ def _shape(tensor: Tensor | None) -> str:
     return "none found" if tensor is None else f"{list(tensor.shape)} found"
 
 
-def _tokenizer(file: Path) -> Any:
+def _tokenizer(file: Path, rule: str) -> Any:
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
@@ -141,7 +149,6 @@ def _tokenizer(file: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
     except (ValueError, KeyError) as error:
         raise _unsupported(file, str(error)) from error
-    rule = _splitting_rule(file)
     backend = tokenizer.backend_tokenizer
     if rule in DIGITS_APART:
         backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -155,26 +162,15 @@ def _tokenizer(file: Path) -> Any:
     return tokenizer
 
 
-def _splitting_rule(file: Path) -> str:
+def _splitting_rule(reader: Any) -> str:
     """Return `tokenizer.ggml.pre`, or "default" where the file does not say."""
-    from gguf import GGUFReader
-
-    field = GGUFReader(str(file)).get_field("tokenizer.ggml.pre")
+    field = reader.get_field("tokenizer.ggml.pre")
     return "default" if field is None else str(field.contents())
 
 
 def _unsupported(file: Path, why: str) -> ModelError:
     return ModelError(
         "E-MODEL-011",
-        f"{file} cannot be converted exactly: {why.splitlines()[0]}",
-        fix="use the original checkpoint (a hub id, or a folder with config.json and *.safetensors)",
-    )
-
-
-def _unreadable(file: Path, error: Exception) -> ModelError:
-    reason = str(error) or type(error).__name__
-    return ModelError(
-        "E-MODEL-010",
-        f"{file} cannot be read as GGUF, it looks damaged or cut short: {reason.splitlines()[0]}",
-        fix="download it again and compare its size and SHA-256 with the source's",
+        f"{file} cannot be converted exactly: {(why or 'unknown').splitlines()[0]}",
+        fix="use the original checkpoint: a hub id, or a folder with *.safetensors",
     )

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from sapwood.errors import ModelError
 from sapwood.interfaces import Floats
 from sapwood.models import attention
+from sapwood.models.labels import LabelHead
 from sapwood.models.layout import KeysValues, Pack, Row, build_pack, split_by_budget
 from sapwood.models.padded import padded_hidden
 from sapwood.models.trie import LabelTrie
@@ -30,7 +30,6 @@ PACKED = ("llama", "qwen2", "qwen3", "gemma3_text", "gpt2", "mistral")
 # compute bound by then) while temporaries grow past the caches.
 PACK_TOKENS = 1024
 _CACHED_PREFIX_BYTES = 2 << 30
-_HEAD_ROWS = 128  # rows of the vocabulary computed at once: 128 x 262,144 x 4 bytes = 134 MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +48,9 @@ class Prefix:
     def bytes(self) -> int:
         """Return the memory that keys and values take."""
         return sum(x.numel() * x.element_size() for pair in self.layers for x in pair)
+
+
+NO_PREFIX = Prefix()
 
 
 class Decoder:
@@ -101,10 +103,7 @@ class Decoder:
             capture: list[KeysValues] = []
             pack = replace(pack, layout=replace(pack.layout, capture=capture))
             self.run(pack)
-            layers = tuple(
-                (torch.cat((old[0], new[0]), 2), torch.cat((old[1], new[1]), 2))
-                for old, new in zip(layers, capture, strict=True)
-            ) if layers else tuple((k.contiguous(), v.contiguous()) for k, v in capture)  # fmt: skip
+            layers = _appended(layers, capture)
         return Prefix(ids=ids, layers=layers)
 
     def run(self, pack: Pack) -> Tensor:
@@ -122,7 +121,7 @@ class Decoder:
 
     @torch.no_grad()
     def hidden(
-        self, rows: Sequence[Row], prefix: Prefix = Prefix(), *, budget: int = PACK_TOKENS
+        self, rows: Sequence[Row], prefix: Prefix = NO_PREFIX, *, budget: int = PACK_TOKENS
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (row numbers (wanted,), hidden states (wanted, hidden)) a pack at a time."""
         self._check_length(rows, prefix)
@@ -130,9 +129,7 @@ class Decoder:
             yield from padded_hidden(self.net, rows, prefix.ids, budget)
             return
         for part in split_by_budget([len(row.ids) for row in rows], budget):
-            pack = build_pack(
-                [rows[n] for n in part], cached=prefix.layers, device=self.device
-            )
+            pack = build_pack([rows[n] for n in part], cached=prefix.layers, device=self.device)
             yield torch.tensor(part)[pack.owners.cpu()], self.run(pack)
 
     def _check_length(self, rows: Sequence[Row], prefix: Prefix) -> None:
@@ -145,7 +142,7 @@ class Decoder:
                 fix="fewer demonstrations (--shots) or shorter texts (--max-length)",
             )
 
-    def features(self, prompts: Sequence[Sequence[int]], prefix: Prefix = Prefix()) -> Floats:
+    def features(self, prompts: Sequence[Sequence[int]], prefix: Prefix = NO_PREFIX) -> Floats:
         """Return the last token's hidden state of each prompt, (prompts, hidden), float32."""
         rows = [Row(ids=prompt, wanted=(len(prompt) - 1,)) for prompt in prompts]
         out = np.zeros((len(rows), self.net.config.hidden_size), dtype=np.float32)
@@ -157,7 +154,7 @@ class Decoder:
         self,
         prompts: Sequence[Sequence[int]],
         trie: LabelTrie,
-        prefix: Prefix = Prefix(),
+        prefix: Prefix = NO_PREFIX,
         *,
         normalise: str = "vocabulary",
     ) -> Floats:
@@ -168,49 +165,23 @@ class Decoder:
         labels have one token, where they differ by a constant a row).
         """
         rows = [trie.row(prompt) for prompt in prompts]
-        nodes = len(trie.tokens)
+        nodes, head = len(trie.tokens), LabelHead(self.net, trie)
         scores = np.zeros((len(rows), len(trie.paths)))
         for owners, states in self.hidden(rows, prefix):
             numbers = owners.view(-1, nodes)[:, 0].numpy()
-            part = self.read(states.view(-1, nodes, states.shape[-1]), trie, normalise)
+            part = head.scores(states.view(-1, nodes, states.shape[-1]), normalise)
             scores[numbers] = part.double().cpu().numpy()
         return scores
 
-    def read(self, states: Tensor, trie: LabelTrie, normalise: str) -> Tensor:
-        """Return label scores (rows, labels) from node states (rows, nodes, hidden); differentiable."""
-        known = sorted({token for path in trie.paths for _, token in path})
-        place = {token: n for n, token in enumerate(known)}
-        head = self.net.get_output_embeddings()
-        chosen = torch.tensor(known, device=states.device)
-        bias = None if getattr(head, "bias", None) is None else head.bias[chosen].float()
-        logits = functional.linear(states.float(), head.weight[chosen].float(), bias)
-        logits = _capped(logits, self.net.config)  # (rows, nodes, known)
-        if normalise == "vocabulary":
-            total = self._vocabulary_logsum(states.flatten(0, 1)).view(states.shape[:2])
-        else:
-            allowed = torch.zeros(len(trie.tokens), len(known), dtype=torch.bool)
-            for node, tokens in enumerate(trie.children):
-                allowed[node, [place[token] for token in tokens]] = True
-            total = logits.masked_fill(~allowed.to(logits.device), float("-inf")).logsumexp(-1)
-        columns = []
-        for path in trie.paths:
-            at = [node for node, _ in path]
-            of = [place[token] for _, token in path]
-            columns.append((logits[:, at, of] - total[:, at]).sum(-1))
-        return torch.stack(columns, dim=1)
 
-    def _vocabulary_logsum(self, states: Tensor) -> Tensor:
-        head = self.net.get_output_embeddings()
-        parts = [
-            _capped(head(rows).float(), self.net.config).logsumexp(-1)
-            for rows in states.split(_HEAD_ROWS)
-        ]
-        return torch.cat(parts)
-
-
-def _capped(logits: Tensor, config: Any) -> Tensor:
-    cap = getattr(config, "final_logit_softcapping", None)
-    return logits if cap is None else torch.tanh(logits / cap) * cap
+def _appended(old: Sequence[KeysValues], new: Sequence[KeysValues]) -> tuple[KeysValues, ...]:
+    """Return the keys and values of a prefix followed by those of its next chunk."""
+    if not old:
+        return tuple((key.contiguous(), value.contiguous()) for key, value in new)
+    return tuple(
+        (torch.cat((o[0], n[0]), 2), torch.cat((o[1], n[1]), 2))
+        for o, n in zip(old, new, strict=True)
+    )
 
 
 def why_padded(config: Any) -> str:

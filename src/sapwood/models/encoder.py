@@ -35,7 +35,9 @@ class Encoder:
                 pack = build_pack(chosen, causal=False, device=self.net.device)
                 out = self.net(
                     input_ids=pack.ids,
-                    attention_mask=torch.zeros(1, 1, 1, 1, dtype=self.net.dtype).to(self.net.device),
+                    attention_mask=torch.zeros(1, 1, 1, 1, dtype=self.net.dtype).to(
+                        self.net.device
+                    ),
                     token_type_ids=torch.zeros_like(pack.ids),
                     position_ids=pack.layout.positions[None],
                     pack=pack.layout,

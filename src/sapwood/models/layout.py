@@ -88,7 +88,7 @@ class Pack:
 
 
 def split_by_budget(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Yield lists of row numbers, longest rows first, of at most `budget` tokens (one row at least)."""
+    """Yield row numbers, longest rows first, in lists of at most `budget` tokens (or one row)."""
     part: list[int] = []
     used = 0
     for number in sorted(range(len(lengths)), key=lambda n: (-lengths[n], n)):
@@ -102,7 +102,7 @@ def split_by_budget(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 
 
 def _tree(row: Row, length: int) -> Tensor:
-    """Return (length, length): which tokens each token of a tree row sees (itself and ancestors)."""
+    """Return (length, length): the tokens each token of a tree row sees, itself and ancestors."""
     visible = torch.eye(length, dtype=torch.bool)
     if row.parents is None:
         return visible.new_ones(length, length).tril()
@@ -167,9 +167,7 @@ def build_pack(
     groups = [_group([Row(ids=shared)], [0], causal)] if shared else []
     if rows:
         for part in _grouped([len(row.ids) for row in ordered]):
-            groups.append(
-                _group([ordered[n] for n in part], [starts[n] for n in part], causal)
-            )
+            groups.append(_group([ordered[n] for n in part], [starts[n] for n in part], causal))
     where = dict(zip(order, starts, strict=True))
     wanted = [where[n] + w for n, row in enumerate(rows) for w in row.wanted]
     owners = [n for n, row in enumerate(rows) for _ in row.wanted]

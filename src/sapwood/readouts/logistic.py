@@ -24,8 +24,8 @@ Index = NDArray[np.int64]
 FOLDS = 5
 # Multiply-adds an iteration above which fewer of the folds are scored, at last only one: strengths
 # are compared on the same rows, so the best one shows on a few hundred of them.
-FOLD_WORK = 3e7
-CHOICE_ROWS = 8000  # rows the strength is chosen on; the best strength hardly moves beyond
+FOLD_WORK = 1e8
+CHOICE_ROWS = 3000  # rows the strength is chosen on; the best one hardly moves beyond
 SPAN_ROWS = 4000  # the change of basis holds a square of this size: 128 MB
 
 
@@ -174,9 +174,14 @@ def _weights(model: Any) -> tuple[Float64, Float64]:
 
 
 def stratified_folds(gold: Index, folds: int, rng: np.random.Generator) -> Index:
-    """Return a fold number a row, each class spread evenly over the folds, shape (rows,)."""
+    """Return a fold number a row, each class spread evenly over the folds, shape (rows,).
+
+    The classes are taken as they first appear among the shuffled rows, so that the folds do not
+    depend on how the classes are numbered.
+    """
     shuffled = rng.permutation(len(gold))
-    order = shuffled[np.argsort(gold[shuffled], kind="stable")]
+    _, first, place = np.unique(gold[shuffled], return_index=True, return_inverse=True)
+    order = shuffled[np.argsort(first[place], kind="stable")]
     fold = np.empty(len(gold), np.int64)
     fold[order] = np.arange(len(gold)) % folds
     return fold
@@ -188,6 +193,8 @@ def _best_strength(features: Any, gold: Index, strengths: list[float], seed: int
     if len(gold) > CHOICE_ROWS:
         some = np.sort(rng.permutation(len(gold))[:CHOICE_ROWS])
         features, gold = features[some], gold[some]
+        basis = _span(features)
+        features = features if basis is None else basis.astype(np.float32)
     held_out = list(_held_out(features, gold, rng))
     if not held_out or len(strengths) == 1:
         return strengths[len(strengths) // 2]

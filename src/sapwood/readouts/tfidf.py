@@ -32,7 +32,8 @@ MANY_ROWS = 5_000  # from here on an n-gram of one row is noise more than help
 @dataclass(frozen=True, kw_only=True)
 class Grams:
     """One block of n-grams: what is cut (`analyzer`: word, char, char_wb) and how long (`low` to
-    `high`), which ones (`terms`), and their inverse document frequencies (`idf`: (terms,))."""
+    `high`), which ones (`terms`), and their inverse document frequencies (`idf`: (terms,)).
+    """
 
     analyzer: str
     low: int

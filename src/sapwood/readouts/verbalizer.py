@@ -41,7 +41,8 @@ class Verbalizer:
     @classmethod
     def from_state(cls, settings: dict[str, Any], arrays: dict[str, Floats]) -> Verbalizer:
         """Rebuild from what `state` returned."""
-        bias = Bias(source=settings["bias"], shift=arrays["shift"], slope=float(settings["slope"]))
+        shift = np.asarray(arrays["shift"], dtype=np.float64)
+        bias = Bias(source=settings["bias"], shift=shift, slope=float(settings["slope"]))
         return cls(
             labels=tuple(settings["labels"]), bias=bias, normalise=str(settings["normalise"])
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from sapwood.interfaces import Example
@@ -42,7 +42,11 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What `check` found. `relabel` and `repeated` are what `write_fixed` will change."""
+    """What `check` found.
+
+    `relabel` (wrong -> right label), `repeated` and `leaked` (rows of the data, the latter also
+    in the test data) are what `write_fixed` will mend.
+    """
 
     path: str
     rows: int
@@ -55,6 +59,7 @@ class Findings:
     leakage: Mapping[str, int] = field(default_factory=lambda: {"exact": 0, "near": 0})
     relabel: Mapping[str, str] = field(default_factory=dict)
     repeated: tuple[int, ...] = ()
+    leaked: tuple[int, ...] = ()
     columns: Mapping[str, str | None] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -93,7 +98,10 @@ def check(
     misses = near_misses(counts)
     lengths, long = _lengths(examples, limit_tokens, count_tokens)
     shares = languages([example.text for example in examples])
-    leakage, leaks = _leakage(table, test) if test is not None else ({"exact": 0, "near": 0}, [])
+    leaked: tuple[int, ...] = ()
+    leakage, leaks = {"exact": 0, "near": 0}, list[Problem]()
+    if test is not None:
+        leakage, leaks, leaked = _leakage(table, test)
     problems = [
         *_dropped(table, "data"),
         *_label_slips(examples, misses),
@@ -101,7 +109,7 @@ def check(
         *leaks,
         *(_dropped(test, "test") if test is not None else []),
         *(_test_labels(test, counts) if test is not None else []),
-        *_small_classes(examples, counts, misses),
+        *(_many_classes(examples, counts) or _small_classes(examples, counts, misses)),
         *long,
         *_mixed(shares),
     ]
@@ -118,6 +126,7 @@ def check(
         leakage=leakage,
         relabel=misses,
         repeated=repeated,
+        leaked=leaked,
         columns={"text": table.columns.text, "label": table.columns.label},
         notes=table.notes,
     )
@@ -215,55 +224,62 @@ def _found(
         level=level,
         what=what,
         count=len(examples),
-        rows=tuple(example.row for example in examples),
-        value=shown(examples[0].text) if examples else "",
+        rows=tuple(sorted(example.row for example in examples)),
+        value=shown(min(examples, key=lambda example: example.row).text) if examples else "",
         cause=cause,
         fix=fix,
     )
 
 
-def _leakage(table: Table, test: Table) -> tuple[dict[str, int], list[Problem]]:
-    train_texts = {same_text(example.text) for example in table.examples}
-    exact = [e for e in test.examples if same_text(e.text) in train_texts]
-    texts = [example.text for example in (*table.examples, *test.examples)]
+def _leakage(table: Table, test: Table) -> tuple[dict[str, int], list[Problem], tuple[int, ...]]:
+    """Return (counts of leaking test rows, the problems, the training rows to take out)."""
+    known = {same_text(example.text) for example in table.examples}
     border = len(table.examples)
-    near = []
-    for group in clusters(texts):
-        if group[0] < border:
-            near += [test.examples[i - border] for i in group if i >= border]
-    near = [e for e in near if same_text(e.text) not in train_texts]
+    exact: list[Example] = []
+    near: list[Example] = []
+    leaked: list[int] = []
+    for group in clusters([example.text for example in (*table.examples, *test.examples)]):
+        if group[0] < border <= group[-1]:
+            leaked += [table.examples[i].row for i in group if i < border]
+            for i in group:
+                if i >= border:
+                    example = test.examples[i - border]
+                    (exact if same_text(example.text) in known else near).append(example)
     share = (len(exact) + len(near)) / len(test.examples)
     level: Level = "block" if share > OVERLAP_BLOCKS else "warn"
-    cause = f"{share:.1%} of the test rows are known from training: the score is too good"
-    fix = f"remove these rows from {table.path}"
+    cause = f"together {share:.1%} of the test rows are known from training: scores are too good"
+    fix = f"--fix OUT leaves {len(leaked):,} training rows out"
     problems = [
-        _found("D-LEAK", level, "test row that is also in the training data", exact, cause, fix),
-        _found(
-            "D-LEAK-NEAR", level, "test row nearly the same as a training row", near, cause, fix
-        ),
+        _found("D-LEAK", level, "also in the training data", exact, cause, fix),
+        _found("D-LEAK-NEAR", level, "nearly the same as a training row", near, cause, fix),
     ]
-    found = [Problem(**{**asdict(p), "where": "test"}) for p in problems if p.count]
-    return {"exact": len(exact), "near": len(near)}, found
+    found = [replace(problem, where="test") for problem in problems if problem.count]
+    return {"exact": len(exact), "near": len(near)}, found, tuple(sorted(leaked))
 
 
 def _test_labels(test: Table, counts: Counter[str]) -> list[Problem]:
     problems = []
-    for label in test.labels:
-        if label in counts:
-            continue
-        rows = tuple(example.row for example in test.examples if example.label == label)
-        near = nearest_label(label, counts)
+    unseen = [label for label in test.labels if label not in counts]
+    guesses = {label: nearest_label(label, counts) for label in unseen}
+    groups = [[label] for label in unseen if guesses[label]]
+    groups += [strange] if (strange := [label for label in unseen if not guesses[label]]) else []
+    for group in groups:
+        rows = tuple(example.row for example in test.examples if example.label in group)
+        listed = ", ".join(f"'{label}'" for label in group[:4])
+        more = f" and {len(group) - 4} more" if len(group) > 4 else ""
+        verb = "label {} is" if len(group) == 1 else "labels {} are"
+        guess = guesses[group[0]]
         problems.append(
             Problem(
                 code="D-UNSEEN",
                 level="warn",
-                what=f"label '{label}' is not in the training data"
-                + (f": did you mean '{near}'?" if near else ""),
+                what=f"{verb.format(listed + more)} not in the training data"
+                + (f": did you mean '{guess}'?" if guess else ""),
                 count=len(rows),
                 rows=rows,
-                value=label,
-                cause="these rows cannot be answered right",
-                fix="add training rows with this label, or mend it",
+                value=group[0],
+                cause="no model can answer these rows right",
+                fix="add training rows, or mend the label",
                 where="test",
             )
         )
@@ -280,6 +296,23 @@ def _test_labels(test: Table, counts: Counter[str]) -> list[Problem]:
             )
         )
     return problems
+
+
+def _many_classes(examples: Sequence[Example], counts: Counter[str]) -> list[Problem]:
+    """Tell a column of numbers or free text from one of classes."""
+    if len(examples) < 2 * FEW or len(counts) * 2 <= len(examples):
+        return []
+    listed = ", ".join(f"'{shown(label)}'" for label in list(counts)[:3])
+    return [
+        Problem(
+            code="D-CLASSES",
+            level="block",
+            what=f"{len(counts):,} different labels in {len(examples):,} rows: {listed}, ...",
+            count=len(examples),
+            cause="these are values or texts, not classes",
+            fix="choose another column with --label",
+        )
+    ]
 
 
 def _small_classes(

@@ -11,27 +11,32 @@ from dataclasses import dataclass
 from sapwood.errors import DataError
 from sapwood.registry import did_you_mean
 
+
 # Ranked: a name in an earlier group wins over any name in a later one; two names of one group
 # are an ambiguity that only a person can settle.
-TEXT_NAMES = (
-    "text 文本".split(),
-    "sentence content review comment tweet utterance document "
-    "句子 内容 评论 正文 语句 评价内容".split(),
-    "query question message body post passage input article sms email feedback description "
-    "snippet 问题 消息 反馈 描述 输入".split(),
-    "title headline 标题".split(),
+def _ranked(*groups: str) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(group.split()) for group in groups)
+
+
+TEXT_NAMES = _ranked(
+    "text 文本",
+    "sentence content review comment tweet utterance document 句子 内容 评论 正文 语句 评价内容",
+    "query question message body post passage input article sms email feedback description"
+    " snippet 问题 消息 反馈 描述 输入",
+    "title headline 标题",
 )
-LABEL_NAMES = (
-    "label 标签".split(),
-    "labels sentiment category intent topic class target polarity emotion "
-    "情感 类别 分类 意图 主题 情绪 类目".split(),
-    "tag y answer output type rating stars score 评分 类型 星级".split(),
+LABEL_NAMES = _ranked(
+    "label 标签",
+    "labels sentiment category intent topic class target polarity emotion"
+    " 情感 类别 分类 意图 主题 情绪 类目",
+    "tag y answer output type rating stars score 评分 类型 星级",
 )
 # A header such as "text_id" or "label language" speaks about the text, it does not hold it.
-ABOUT = frozenset(
-    "id ids index idx length len count num number lang language date time url type source hash "
-    "pair name author user score version confidence".split()
+(_ABOUT,) = _ranked(
+    "id ids index idx length len count num number lang language date time url type source hash"
+    " pair name author user score version confidence"
 )
+ABOUT = frozenset(_ABOUT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +128,7 @@ def _by_name(
                 flat = {alias[0] for alias in aliases}
                 fits = [n for n in distinct if flat & set(split[n]) and not ABOUT & set(split[n])]
             if len(fits) == 1:
-                canonical = split[fits[0]] == words(table[0][0])
+                canonical = split[fits[0]] in map(words, table[0])
                 return fits[0], f"{role}: '{fits[0]}' by {'name' if canonical else 'alias'}", ""
             if fits:
                 listed = " or ".join(f"'{name}'" for name in fits)
@@ -151,9 +156,11 @@ def _refuse(
     where: str,
 ) -> None:
     rest = [name for name in dict.fromkeys(names) if name not in chosen.values()]
-    flags = [f"--text {_quoted(chosen['text'] or _only(rest) or 'COLUMN')}"]
+    known = [chosen[role] for role in ("text", "label") if chosen[role] is not None]
+    guess = rest[0] if len(rest) == 1 and (known or not need_label) else "COLUMN"
+    flags = [f"--text {_quoted(chosen['text'] or guess)}"]
     if need_label:
-        flags.append(f"--label {_quoted(chosen['label'] or _only(rest) or 'COLUMN')}")
+        flags.append(f"--label {_quoted(chosen['label'] or guess)}")
     listed = ", ".join(f"'{name}'" for name in names) or "none"
     details = [*problems, f"columns found: {listed}"]
     if all(chosen[role] is None for role in ("text", "label")) and "E-DATA-004" in codes:
@@ -172,10 +179,6 @@ def _refuse_doubles(names: Sequence[str], name: str | None, where: str) -> None:
             details=[f"columns found: {', '.join(repr(n) for n in names)}"],
             fix="give each column its own name in the first line",
         )
-
-
-def _only(names: Sequence[str]) -> str | None:
-    return names[0] if len(names) == 1 else None
 
 
 def _quoted(name: str) -> str:

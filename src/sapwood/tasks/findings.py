@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
-import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO
 
-from sapwood.errors import ConfigError, DataError, ResourceError
+from sapwood.errors import ConfigError, DataError
+from sapwood.files import write_text
 from sapwood.interfaces import Example
 from sapwood.tasks.check import Findings, Problem
 from sapwood.tasks.encodings import inspect
-from sapwood.tasks.readers import Table
+from sapwood.tasks.readers import Table, rows_of
 from sapwood.tasks.rows import FORMATS, Record, open_rows
 
 WIDTH = 80
@@ -66,12 +66,12 @@ def _labels(findings: Findings) -> list[str]:
 
 def _facts(findings: Findings) -> list[str]:
     lengths = findings.lengths
-    lines = [
-        f"  length     median {lengths['median']:,}, longest {lengths['longest']:,} "
-        f"{lengths['unit']}"
-    ]
+    median, longest, unit = lengths["median"], lengths["longest"], lengths["unit"]
+    lines = [f"  length     median {median:,}, longest {longest:,} {unit}"]
     if findings.languages:
-        listed = ", ".join(f"{code} {share:.0%}" for code, share in findings.languages.items())
+        listed = ", ".join(
+            f"{code} {share:.0%}" for code, share in findings.languages.items() if share >= 0.005
+        )
         lines.append(_cut(f"  languages  {listed}"))
     return lines
 
@@ -80,7 +80,7 @@ def _problem(problem: Problem) -> list[str]:
     where = "test: " if problem.where == "test" else ""
     count = ""
     if problem.rows:
-        count = f"{problem.count:,} {'row' if problem.count == 1 else 'rows'}: "
+        count = f"{rows_of(problem.count)}: "
     lines = _wrapped(f"{where}{count}{problem.what}", "  • ")
     details = []
     if problem.rows:
@@ -96,12 +96,12 @@ def _problem(problem: Problem) -> list[str]:
 
 
 def _verdict(findings: Findings, dropped: int) -> str:
-    if findings.blocks:
-        return "Not fit for training as it is: mend what blocks first."
-    fixable = dropped + len(findings.repeated) + len(findings.relabel)
+    fixable = dropped or findings.repeated or findings.relabel or findings.leaked
     name = Path(findings.path).name
+    if findings.blocks and not findings.leaked:
+        return "Not fit for training as it is: mend what blocks first."
     if fixable:
-        return f"Fix: sapwood data check {name} --fix clean.jsonl"
+        return "Fix: run the same command again with --fix clean.jsonl"
     if findings.warns:
         return "Fit for training; look at the points above first."
     return f"Nothing to mend. Next: sapwood adapt {name} --budget 10m"
@@ -113,7 +113,7 @@ def write_fixed(findings: Findings, table: Table, out: str | Path) -> tuple[str,
     Unusable rows and repeated rows (same text and label) are left out, near-miss labels replaced;
     other columns of the source are kept. The suffix of `out` (.jsonl, .json, .csv, .tsv) is the
     format. The file appears whole or not at all. Raises ConfigError E-CONFIG-020 for another
-    suffix, or for the source itself; ResourceError E-RESOURCE-024 when it cannot be written.
+    suffix, or for the source itself; ResourceError when it cannot be written.
     """
     target = Path(out).expanduser()
     kind = FORMATS.get(target.suffix.lower())
@@ -127,23 +127,27 @@ def write_fixed(findings: Findings, table: Table, out: str | Path) -> tuple[str,
             "E-CONFIG-020", f"{target.name} is the source itself, which is never overwritten",
             fix="--fix clean.jsonl",
         )  # fmt: skip
-    repeated = set(findings.repeated)
-    kept = [example for example in table.examples if example.row not in repeated]
+    repeated, leaked = set(findings.repeated), set(findings.leaked)
+    kept = [example for example in table.examples if example.row not in repeated | leaked]
     changed = [example for example in kept if example.label in findings.relabel]
     records = _records(table, kept, findings)
-    write_atomically(target, lambda file: _write(file, records, kind))
-    done = [f"wrote {len(kept):,} rows to {target}"]
+    text = io.StringIO()
+    _write(text, records, kind)
+    write_text(target, text.getvalue())
+    done = [f"wrote {rows_of(len(kept))} to {target}"]
     for wrong, right in findings.relabel.items():
         count = sum(example.label == wrong for example in changed)
         if count:
-            done.append(f"replaced the label '{wrong}' by '{right}' in {count:,} rows")
+            done.append(f"replaced the label '{wrong}' by '{right}' in {rows_of(count)}")
     if repeated:
-        done.append(f"left out {len(repeated):,} rows that repeat a text with its label")
+        done.append(f"left out {rows_of(len(repeated))} that repeat a text with its label")
+    if leaked:
+        done.append(f"left out {rows_of(len(leaked))} that are also in the test data, or nearly")
     for dropped in table.dropped:
-        done.append(f"left out {len(dropped.rows):,} rows: {dropped.reason}")
+        done.append(f"left out {rows_of(len(dropped.rows))}: {dropped.reason}")
     conflicts = [problem for problem in findings.problems if problem.code == "D-CONFLICT"]
     for problem in conflicts:
-        done.append(f"left as they are: {problem.count:,} rows with {problem.what}")
+        done.append(f"left as they are: {rows_of(problem.count)} with {problem.what}")
     return tuple(done)
 
 
@@ -192,29 +196,6 @@ def _write(file: IO[str], records: Sequence[Record], kind: str) -> None:
 
 def _cell(value: object) -> object:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
-
-
-def write_atomically(target: Path, write: Callable[[IO[str]], None]) -> None:
-    """Write a UTF-8 text file through a temporary name, so that it is whole or absent."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            os.replace(name, target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise ResourceError(
-            "E-RESOURCE-024",
-            f"Cannot write {target}: {error.strerror or error}",
-            fix="choose a folder you can write",
-        ) from error
 
 
 def _wide(text: str) -> int:

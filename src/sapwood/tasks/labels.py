@@ -49,12 +49,22 @@ def nearest_label(label: str, known: Counter[str]) -> str | None:
 
 
 def _form(label: str) -> str:
-    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", label).casefold()).strip(" .,;:!")
+    """Return a label without case and with one space for joints; "A-", "-1" and "C#" stay."""
+    plain = unicodedata.normalize("NFKC", label).casefold().strip()
+    return re.sub(r"(?<=[^\W_])[\s_-]+(?=[^\W_])", " ", plain)
 
 
 def _resembles(one: str, other: str) -> bool:
-    if min(len(one), len(other)) < SHORTEST or one.endswith(other) or other.endswith(one):
-        return False
+    """Tell whether two forms differ by a slip: word for word equal or nearly so."""
     if re.findall(r"\d+", one) != re.findall(r"\d+", other):
+        return False
+    left, right = re.split(r"[\s_./#:|-]+", one), re.split(r"[\s_./#:|-]+", other)
+    if len(left) != len(right):  # "flight" and "flight no" are two things
+        return False
+    return all(a == b or _slip(a, b) for a, b in zip(left, right, strict=True))
+
+
+def _slip(one: str, other: str) -> bool:
+    if min(len(one), len(other)) < SHORTEST or one.endswith(other) or other.endswith(one):
         return False
     return SequenceMatcher(None, one, other, autojunk=False).ratio() >= CLOSE

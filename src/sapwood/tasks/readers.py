@@ -81,7 +81,11 @@ def read_examples(
         notes: list[str] = []
     else:
         _must_be_file(path)
-        content = inspect(path)
+        try:
+            content = inspect(path)
+        except OSError as error:
+            what = f"Cannot read {path}: {error.strerror or error}"
+            raise DataError("E-DATA-001", what, fix=f"ls -l {path}") from error
         rows, digest, where = open_rows(path, content), content.sha256, str(path)
         notes = [content.note] if content.note else []
     name = path.name if digest else place
@@ -91,7 +95,11 @@ def read_examples(
     try:
         examples, dropped, total = _usable(rows, columns, first, need_label=need_label)
     except UnicodeDecodeError as error:
-        raise DataError("E-DATA-003", f"{name} is not valid {error.encoding}: {error}") from error
+        raise DataError(
+            "E-DATA-003",
+            f"{name} is not valid {error.encoding}: {error.reason}",
+            fix="save the file as UTF-8",
+        ) from error
     _must_be_usable(name, examples, dropped, total, columns, classes if need_label else 0)
     if sample is not None and sample < len(examples):
         notes.append(f"a sample of {sample:,} of {len(examples):,} usable rows, by content hash")
@@ -314,7 +322,12 @@ def describe(dropped: Dropped) -> str:
     listed = ", ".join(f"{row:,}" for row in dropped.rows[:5])
     more = ", ..." if count > 5 else ""
     noun = "row" if count == 1 else "rows"
-    return f"{count:,} {noun}: {dropped.reason} ({noun} {listed}{more})"
+    return f"{rows_of(count)}: {dropped.reason} ({noun} {listed}{more})"
+
+
+def rows_of(count: int) -> str:
+    """Return "1 row" or "2,000 rows"."""
+    return f"{count:,} {'row' if count == 1 else 'rows'}"
 
 
 def _sampled(examples: Sequence[Example], size: int) -> list[Example]:

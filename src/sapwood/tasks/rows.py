@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -82,7 +83,10 @@ def _delimited(path: Path, encoding: str, kind: str) -> Rows:
         top = next((line for line in file if line.strip("\ufeff\r\n\t ,;")), "")
     notes: list[str] = []
     delimiter = "\t" if kind == "tsv" else ","
-    if kind == "csv" and "," not in top:
+    told = re.fullmatch(r"\ufeff?\"?sep=([,;\t|])\"?\s*", top)
+    if told:  # the line by which Excel tells itself the separator
+        delimiter = told[1]
+    elif kind == "csv" and "," not in top:
         others = sorted(";\t|", key=top.count, reverse=True)
         if top.count(others[0]):
             delimiter = others[0]
@@ -96,7 +100,7 @@ def _delimited(path: Path, encoding: str, kind: str) -> Rows:
     for _, fields in lines:
         if isinstance(fields, str):
             raise DataError("E-DATA-008", f"{path.name}: the first line cannot be read: {fields}")
-        if any(fields):
+        if any(fields) and not (told and clean_header(fields[0]).startswith("sep=")):
             header = tuple(clean_header(name) for name in fields)
             break
     while header and not header[-1]:  # spreadsheets leave empty columns at the right

@@ -1,0 +1,280 @@
+"""The artifact: a frozen base, what is prepended, what perturbs it, how it is read, and evidence.
+
+A folder: `adaptation.json` (base, parts, evidence, a golden probe, a hash of each file),
+`context.json`, `readout.json` with `readout.safetensors`, and, with a method, `adapter_config.json`
+and `adapter_model.safetensors` in PEFT's layout. No pickle; written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+
+from sapwood.config import VERSION
+from sapwood.context.prompter import Context
+from sapwood.context.template import Template
+from sapwood.errors import ModelError
+from sapwood.files import new_folder, write_json
+from sapwood.interfaces import Example, Readout
+from sapwood.methods.lora import Lora
+from sapwood.readouts import READOUTS
+from sapwood.registry import resolve
+
+SCHEMA = "sapwood.adaptation/1"
+MAIN, CONTEXT, READOUT, ARRAYS = (
+    "adaptation.json", "context.json", "readout.json", "readout.safetensors",
+)  # fmt: skip
+_HASHED = (CONTEXT, READOUT, ARRAYS, "adapter_config.json", "adapter_model.safetensors")
+
+# What each readout reads: nothing or the texts themselves, or features or scores of the base.
+READS = {
+    "majority": "texts",
+    "tf-idf": "texts",
+    "probe": "features",
+    "knn": "features",
+    "verbalizer": "scores",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseRef:
+    """The frozen base an adaptation belongs to; `sha256` is that of its weights' content."""
+
+    name: str
+    sha256: str
+    kind: str
+    licence: str = ""
+    upstream: str = ""
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """A few inputs with the probabilities they had when saved, (texts, labels)."""
+
+    texts: tuple[str, ...] = ()
+    probabilities: tuple[tuple[float, ...], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptation:
+    """Everything light that makes a base do one task.
+
+    `readout_name` is a key of READOUTS; `base` and `context` are None for readouts of bare texts;
+    `embedder` chooses demonstrations for each query; `method` with its `weights` (by module path);
+    `scope` is "all" or "suffix": whether the method also acts while the context is encoded.
+    """
+
+    labels: tuple[str, ...]
+    readout_name: str
+    readout: Readout
+    base: BaseRef | None = None
+    context: Context | None = None
+    embedder: BaseRef | None = None
+    method: Lora | None = None
+    weights: Mapping[str, Any] = field(default_factory=dict)
+    transposed: bool = False
+    scope: str = "all"
+    golden: Golden = field(default_factory=Golden)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def reads(self) -> str:
+        """Return "texts", "features" or "scores"."""
+        return READS[self.readout_name]
+
+    def parts(self) -> dict[str, str | None]:
+        """Return each part in words, None where it is empty."""
+        method = None
+        if self.method is not None:
+            method = f"lora r={self.method.rank}"
+            if self.context is not None and self.context.shots:
+                method += f", scope {self.scope}"
+        readout = self.readout_name
+        settings = self.readout.state()[0]
+        if self.readout_name == "verbalizer" and settings["bias"] != "none":
+            readout += f" + bias ({settings['bias'].replace('_', '-')})"
+        context = self.context.describe() if self.context is not None else None
+        return {"context": context, "prefix": None, "method": method, "readout": readout}
+
+
+def save(adaptation: Adaptation, folder: Path, *, task: str = "classification") -> None:
+    """Write `adaptation` as `folder`, replacing an older one only when the new one is complete."""
+    from safetensors.numpy import save_file
+
+    settings, arrays = adaptation.readout.state()
+    with new_folder(folder) as part:
+        write_json(part / READOUT, {"name": adaptation.readout_name, "settings": settings})
+        if arrays:
+            stored = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+            save_file(stored, part / ARRAYS)
+        if adaptation.context is not None:
+            write_json(part / CONTEXT, _context_json(adaptation.context))
+        if adaptation.method is not None:
+            from sapwood.methods.peft_folder import write_peft
+
+            assert adaptation.base is not None
+            write_peft(
+                adaptation.weights,
+                adaptation.method,
+                part,
+                base=adaptation.base.upstream or adaptation.base.name,
+                transposed=adaptation.transposed,
+            )
+        write_json(part / MAIN, _main_json(adaptation, part, task))
+
+
+def _main_json(adaptation: Adaptation, folder: Path, task: str) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "sapwood": VERSION,
+        "task": task,
+        "labels": list(adaptation.labels),
+        "base": asdict(adaptation.base) if adaptation.base else None,
+        "embedder": asdict(adaptation.embedder) if adaptation.embedder else None,
+        "parts": adaptation.parts(),
+        "method": {"name": "lora", "scope": adaptation.scope} if adaptation.method else None,
+        "golden": asdict(adaptation.golden),
+        "evidence": dict(adaptation.evidence),
+        "files": {n: _hash(folder / n) for n in _HASHED if (folder / n).exists()},
+    }
+
+
+def _context_json(context: Context) -> dict[str, Any]:
+    content = asdict(context)
+    content["template"] = asdict(context.template)
+    content["demonstrations"] = [asdict(d) for d in context.demonstrations]
+    return content
+
+
+def load(folder: Path) -> Adaptation:
+    """Read an adaptation; nothing of the base is loaded yet.
+
+    Raises ModelError: E-MODEL-040 no adaptation, 041 not JSON, 042 another schema, 043 a file is
+    missing or changed since it was saved, 044 its content cannot be used.
+    """
+    main = _read_main(folder)
+    _check_files(folder, main)
+    try:
+        readout = _readout(folder)
+        context = None
+        if (folder / CONTEXT).exists():
+            context = _context(json.loads((folder / CONTEXT).read_text(encoding="utf-8")))
+        method, weights = _method(folder, main)
+        return Adaptation(
+            labels=tuple(main["labels"]),
+            readout_name=readout[0],
+            readout=readout[1],
+            base=BaseRef(**main["base"]) if main["base"] else None,
+            embedder=BaseRef(**main["embedder"]) if main["embedder"] else None,
+            context=context,
+            method=method,
+            weights=weights,
+            scope=main["method"]["scope"] if main["method"] else "all",
+            golden=Golden(
+                texts=tuple(main["golden"]["texts"]),
+                probabilities=tuple(tuple(row) for row in main["golden"]["probabilities"]),
+            ),
+            evidence=main["evidence"],
+        )
+    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise ModelError(
+            "E-MODEL-044",
+            f"{folder} cannot be read: {type(error).__name__}: {error}.",
+            fix="make it again with this version of Sapwood",
+        ) from None
+
+
+def _read_main(folder: Path) -> dict[str, Any]:
+    path = folder / MAIN
+    if not path.is_file():
+        nested = folder / "adaptation" / MAIN
+        raise ModelError(
+            "E-MODEL-040",
+            f"{folder} holds no adaptation: {MAIN} is missing.",
+            fix=f"use {nested.parent}" if nested.is_file() else "make one: sapwood adapt DATA",
+        )
+    try:
+        main = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ModelError(
+            "E-MODEL-041", f"{path} is not valid JSON: {error}.", fix="copy the folder again"
+        ) from None
+    if not isinstance(main, dict) or main.get("schema") != SCHEMA:
+        found = main.get("schema") if isinstance(main, dict) else None
+        raise ModelError(
+            "E-MODEL-042",
+            f"{path} has schema {found!r}; this version of Sapwood reads '{SCHEMA}'.",
+            fix="install the version of Sapwood that wrote it",
+        )
+    return main
+
+
+def _check_files(folder: Path, main: Mapping[str, Any]) -> None:
+    problems = []
+    for name, expected in main.get("files", {}).items():
+        path = folder / name
+        if not path.is_file():
+            problems.append(f"{name} is missing")
+        elif _hash(path) != expected:
+            problems.append(f"{name} is not the file that was saved (its SHA-256 differs)")
+    if problems:
+        raise ModelError(
+            "E-MODEL-043",
+            f"{folder} was damaged or changed after it was saved.",
+            details=problems,
+            fix="copy the whole folder again from where it was made",
+        )
+
+
+def _readout(folder: Path) -> tuple[str, Readout]:
+    from safetensors.numpy import load_file
+
+    content = json.loads((folder / READOUT).read_text(encoding="utf-8"))
+    arrays = load_file(folder / ARRAYS) if (folder / ARRAYS).exists() else {}
+    member = resolve("readout", READOUTS, content["name"])
+    return content["name"], member.from_state(content["settings"], arrays)
+
+
+def _context(content: dict[str, Any]) -> Context:
+    template = Template(**content.pop("template"))
+    shown = tuple(Example(**d) for d in content.pop("demonstrations"))
+    return Context(template=template, demonstrations=shown, **content)
+
+
+def _method(folder: Path, main: Mapping[str, Any]) -> tuple[Lora | None, dict[str, Any]]:
+    if main["method"] is None:
+        return None, {}
+    from sapwood.methods.peft_folder import TENSORS, read_config, read_tensors
+
+    return read_config(folder), read_tensors(folder / TENSORS)
+
+
+def size_on_disk(folder: Path) -> int:
+    """Return the bytes of all files of a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def copy(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
+    """Copy an adaptation folder, with `changes` to the top level of its adaptation.json."""
+    with new_folder(target) as part:
+        for path in source.iterdir():
+            if path.is_file() and path.name != MAIN:
+                shutil.copy2(path, part / path.name)
+        write_json(part / MAIN, {**_read_main(source), **changes})
+
+
+def _hash(path: Path) -> str:
+    digest = sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,80 @@
+"""The command line: one verb a file in `commands`, loaded when it is called."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from sapwood.commands import ABOUT, COMMANDS
+from sapwood.config import VERSION
+from sapwood.errors import SapwoodError
+from sapwood.registry import did_you_mean
+
+
+class Verbs(click.Group):
+    """A group that knows its verbs by name and imports a verb's module on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command, importing it, or None when there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name].split(":")
+        found: click.Command = getattr(import_module(module), attribute)
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the nearest verb when there is none of the name given."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            hint = did_you_mean(args[0], COMMANDS)
+            raise click.UsageError(f"No such command '{args[0]}'.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs with their lines from a table, so that help imports none of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, ABOUT[name]) for name in COMMANDS])
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(VERSION, prog_name="sapwood")
+def root() -> None:
+    """Prompt a language model, tune it lightly, or both: measured on your data.
+
+    Start with: sapwood adapt reviews.csv --budget 10m
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; errors become one message and an exit code, never a traceback."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        root.main(args=given, prog_name="sapwood", standalone_mode=False)
+    except SapwoodError as error:
+        _tell(error, as_json="--json" in given)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Stopped.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _tell(error: SapwoodError, *, as_json: bool) -> None:
+    if as_json:
+        content: dict[str, Any] = error.to_json()
+        click.echo(json.dumps(content, ensure_ascii=False))
+    click.echo(str(error), err=True)

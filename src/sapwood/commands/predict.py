@@ -1,0 +1,62 @@
+"""`sapwood predict DIR --data FILE`: apply an adaptation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from sapwood.commands.live import make_bases, open_adaptation
+from sapwood.errors import ConfigError
+
+
+@click.command(name="predict")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("texts", nargs=-1)
+@click.option("--data", help="File with a text column.")
+@click.option("--text", metavar="COL", help="Column of the text.")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--dtype", default="auto", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a row.")
+def command(
+    folder: Path,
+    *,
+    texts: tuple[str, ...],
+    data: str | None,
+    text: str | None,
+    device: str,
+    dtype: str,
+    as_json: bool,
+) -> None:
+    """Apply the adaptation in DIR to TEXTS or to the rows of a file, in order."""
+    from sapwood.evaluation import CHUNK, predicting
+    from sapwood.tasks.readers import describe, read_examples
+
+    if bool(texts) == bool(data):
+        raise ConfigError(
+            "E-CONFIG-056",
+            "Name what to predict: texts, or a file with --data.",
+            fix=f'sapwood predict {folder} "a text"   or   --data FILE',
+        )
+    made = open_adaptation(folder)
+    rows = list(texts)
+    if data:
+        table = read_examples(data, text=text, need_label=False)
+        rows = [e.text for e in table.examples]
+        for dropped in table.dropped:
+            click.echo(f"not predicted: {describe(dropped)}", err=True)
+    bases = make_bases(device, dtype)
+    with predicting(made, bases) as predictor:
+        for start, part in enumerate(predictor.stream(rows)):
+            for words, values in zip(rows[start * CHUNK :], part, strict=False):
+                best = int(values.argmax())
+                if as_json:
+                    line = {
+                        "text": words,
+                        "label": made.labels[best],
+                        "probabilities": dict(zip(made.labels, map(float, values), strict=True)),
+                    }
+                    click.echo(json.dumps(line, ensure_ascii=False))
+                else:
+                    click.echo(f"{made.labels[best]}\t{values[best]:.3f}\t{words}")

@@ -1,0 +1,199 @@
+"""What `adapt`, `prompt` and `tune` share: their options, the screen, and how they end."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sapwood.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sapwood.search.workbench import Event
+
+_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option("--task", default="classification", show_default=True, help="Kind of task."),
+    click.option("--model", "-m", default="smollm2-135m", show_default=True,
+                 help="Base: a name, hub id, folder or .gguf file."),
+    click.option("--encoder", help="Small encoder beside it; 'none' for none."
+                 "  [default: minilm-l6 if it is here and the text is not Chinese]"),
+    click.option("--budget", default="10m", show_default=True, help="Time to spend: 90s, 10m, 1h."),
+    click.option("--out", "-o", type=click.Path(path_type=Path), help="Folder to write."),
+    click.option("--test", help="Test file, read once at the end.  [default: from DATA]"),
+    click.option("--dev", help="Development file.  [default: from DATA]"),
+    click.option("--text", metavar="COL", help="Column of the text."),
+    click.option("--label", metavar="COL", help="Column of the label."),
+    click.option("--limit", type=click.IntRange(min=2), help="Most training rows."),
+    click.option("--max-length", type=click.IntRange(min=8), default=256, show_default=True,
+                 help="Most tokens of one text."),
+    click.option("--instruction", help="Words that open the prompt."),
+    click.option("--seed", type=int, default=0, show_default=True),
+    click.option("--epochs", type=click.FloatRange(min=0, min_open=True),
+                 help="Passes over the data.  [default: what the budget allows, at most 3]"),
+    click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=5e-4,
+                 show_default=True),
+    click.option("--rank", type=click.IntRange(min=1), default=8, show_default=True,
+                 help="LoRA's rank."),
+    click.option("--scope", type=click.Choice(["suffix", "all"]), default="suffix",
+                 show_default=True, help="Where LoRA under a context acts."),
+    click.option("--max-bytes", type=click.IntRange(min=1), help="Largest adaptation."),
+    click.option("--max-ms", type=click.FloatRange(min=0), help="Most milliseconds a query."),
+    click.option("--device", default="auto", show_default=True),
+    click.option("--dtype", default="auto", show_default=True,
+                 help="auto, float32, bfloat16 or float16."),
+    click.option("--trust-remote-code", default="", metavar="NAME",
+                 help="The one model whose own code may run."),
+    click.option("--fresh", is_flag=True, help="Forget an earlier run in OUT."),
+    click.option("--lang", type=click.Choice(["en", "zh"]), help="Language of the report."),
+    click.option("--json", "as_json", is_flag=True, help="Print report.json on stdout."),
+)  # fmt: skip
+
+
+def options(function: Any) -> Any:
+    """Add the options of a run to a command."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def run(data: str, *, only: tuple[str, ...], verb: str, **given: Any) -> None:
+    """Run `adapt` over `only` these candidate families, show it, and write the report."""
+    from sapwood.launch import choose_runtime, raise_malloc_thresholds
+    from sapwood.report import model_card, terminal_table, write_html
+    from sapwood.search.adapt import adapt
+
+    if given["task"] != "classification":
+        raise ConfigError(
+            "E-CONFIG-054", f"Unknown task '{given['task']}'.", fix="use classification"
+        )
+    raise_malloc_thresholds()
+    job = _job(data, only, verb, given)
+    if given["fresh"]:
+        shutil.rmtree(job.out / "run", ignore_errors=True)
+    runtime = choose_runtime(given["device"], given["dtype"])
+    screen = Screen(quiet=given["as_json"])
+    events = adapt(job, runtime, card=model_card, trust_remote_code=given["trust_remote_code"])
+    report = screen.follow(events)
+    html = job.out / "report.html"
+    write_html(report, html, given["lang"])
+    if given["as_json"]:
+        click.echo(json.dumps(report, ensure_ascii=False))
+        return
+    encoding = sys.stdout.encoding or "utf-8"
+    click.echo(terminal_table(report, encoding=encoding, lang=given["lang"]))
+    click.echo(f"\nReport      {html}\nAdaptation  {job.out / 'adaptation'}", err=True)
+    click.echo(f"Next: sapwood predict {job.out} --data FILE", err=True)
+
+
+def _job(data: str, only: tuple[str, ...], verb: str, given: dict[str, Any]) -> Any:
+    from sapwood.search.job import Job, Tuning, parse_budget
+
+    out = (
+        given["out"]
+        or Path("runs") / f"{verb}-{Path(data.split('[', maxsplit=1)[0]).stem or 'data'}"
+    )
+    return Job(
+        data=data,
+        out=out,
+        model=given["model"],
+        encoder=_encoder(given["encoder"], data, given),
+        seconds=parse_budget(given["budget"]),
+        only=only,
+        tuning=Tuning(
+            epochs=given["epochs"],
+            learning_rate=given["learning_rate"],
+            rank=given["rank"],
+            scope=given["scope"],
+        ),
+        command=shlex.join(["sapwood", *sys.argv[1:]]),
+        **{
+            key: given[key]
+            for key in (
+                "dev", "test", "text", "label", "seed", "limit", "max_length", "instruction",
+                "max_bytes", "max_ms",
+            )
+        },
+    )  # fmt: skip
+
+
+def _encoder(name: str | None, data: str, given: dict[str, Any]) -> str | None:
+    """Return the encoder to use: the one named, or minilm-l6 where it is here and fits."""
+    from sapwood.models.store import BASES, installed
+
+    if name == "none":
+        return None
+    if name:
+        return name
+    if "minilm-l6" not in BASES or "minilm-l6" not in installed():
+        return None
+    from sapwood.context.template import is_chinese
+    from sapwood.tasks.readers import find_files, read_examples
+
+    path = find_files(data)["train"]
+    head = read_examples(path, text=given["text"], label=given["label"], classes=1).examples
+    return None if is_chinese(e.text for e in head[:200]) else "minilm-l6"
+
+
+class Screen:
+    """Show events on stderr: a live bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn as Remaining
+
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.bar = Progress(
+            TextColumn("{task.description:<22}"), BarColumn(bar_width=16), MofNCompleteColumn(),
+            Remaining(compact=True), TextColumn("{task.fields[note]}"),
+            console=self.console, transient=True, disable=not self.console.is_terminal,
+        )  # fmt: skip
+        self.task: Any = None
+        self.stopping = False
+
+    def follow(self, events: Generator[Event, None, dict[str, Any]]) -> dict[str, Any]:
+        """Run a generator of events to its end and return its result; Ctrl-C ends it cleanly."""
+        before = signal.signal(signal.SIGINT, self._stop)
+        try:
+            with self.bar:
+                while True:
+                    try:
+                        self._show(next(events))
+                    except StopIteration as end:
+                        result: dict[str, Any] = end.value
+                        return result
+                    if self.stopping:
+                        events.close()
+                        break
+        finally:
+            signal.signal(signal.SIGINT, before)
+        click.echo("Stopped and saved. Run the same command to go on from here.", err=True)
+        sys.exit(130)
+
+    def _stop(self, *_: Any) -> None:
+        if self.stopping:  # a second Ctrl-C does not wait for the step to end
+            raise KeyboardInterrupt
+        self.stopping = True
+
+    def _show(self, event: Event) -> None:
+        if event.kind in ("start", "end") and self.task is not None:
+            self.bar.remove_task(self.task)
+            self.task = None
+        if event.kind == "progress":
+            if self.task is None:
+                self.task = self.bar.add_task(event.candidate, note="")
+            self.bar.update(
+                self.task, description=event.candidate, completed=event.done,
+                total=event.total, note=event.note,
+            )  # fmt: skip
+        elif event.kind == "note":
+            self.console.print(event.note, markup=False)
+        elif event.kind == "end":
+            self.console.print(f"{event.candidate:<22} {event.note}", markup=False)

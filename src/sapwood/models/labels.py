@@ -1,0 +1,80 @@
+"""The language-model head at label positions: scores of labels and the loss of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sapwood.models.trie import LabelTrie
+
+_HEAD_ROWS = 128  # rows of the vocabulary computed at once: 128 x 262,144 x 4 bytes = 134 MB
+
+
+class LabelHead:
+    """The rows of a net's head that some label's words use, in float32.
+
+    Logits of the few tokens that count are computed exactly; only the normaliser over the whole
+    vocabulary, where one is asked for, runs in the net's own number format.
+    """
+
+    def __init__(self, net: Any, trie: LabelTrie) -> None:
+        self.net, self.trie = net, trie
+        known = sorted({token for path in trie.paths for _, token in path})
+        self._place = {token: n for n, token in enumerate(known)}
+        head = net.get_output_embeddings()
+        chosen = torch.tensor(known, device=head.weight.device)
+        bias = getattr(head, "bias", None)
+        self._weight = head.weight[chosen].float()
+        self._bias = None if bias is None else bias[chosen].float()
+        allowed = torch.zeros(len(trie.tokens), len(known), dtype=torch.bool)
+        for node, tokens in enumerate(trie.children):
+            allowed[node, [self._place[token] for token in tokens]] = True
+        self._forbidden = ~allowed.to(head.weight.device)
+
+    def scores(self, states: Tensor, normalise: str) -> Tensor:
+        """Return label scores (rows, labels) from node states (rows, nodes, hidden).
+
+        `normalise`: see `Decoder.label_scores`.
+        """
+        logits = self._logits(states)  # (rows, nodes, known)
+        if normalise == "vocabulary":
+            total = self._vocabulary(states.flatten(0, 1)).view(states.shape[:2])
+        else:
+            total = logits.masked_fill(self._forbidden, float("-inf")).logsumexp(-1)
+        columns = []
+        for path in self.trie.paths:
+            at = [node for node, _ in path]
+            of = [self._place[token] for _, token in path]
+            columns.append((logits[:, at, of] - total[:, at]).sum(-1))
+        return torch.stack(columns, dim=1)
+
+    def loss(self, states: Tensor, nodes: Sequence[int], answers: Sequence[int]) -> Tensor:
+        """Return the summed cross-entropy of `answers` among the tokens that may follow `nodes`.
+
+        `states`: (positions, hidden); one node and one answer token for each position.
+        """
+        where = torch.tensor(nodes, device=states.device)
+        wanted = torch.tensor([self._place[token] for token in answers], device=states.device)
+        logits = self._logits(states).masked_fill(self._forbidden[where], float("-inf"))
+        return functional.cross_entropy(logits, wanted, reduction="sum")
+
+    def _logits(self, states: Tensor) -> Tensor:
+        return _capped(functional.linear(states.float(), self._weight, self._bias), self.net)
+
+    def _vocabulary(self, states: Tensor) -> Tensor:
+        """Return the log of the whole vocabulary's sum, (positions,)."""
+        parts = []
+        for start in range(0, len(states), _HEAD_ROWS):
+            logits = self.net.get_output_embeddings()(states[start : start + _HEAD_ROWS])
+            parts.append(_capped(logits.float(), self.net).logsumexp(-1))
+        return torch.cat(parts)
+
+
+def _capped(logits: Tensor, net: Any) -> Tensor:
+    """Apply the cap that some nets put on their logits."""
+    cap = getattr(net.config, "final_logit_softcapping", None)
+    return logits if cap is None else torch.tanh(logits / cap) * cap

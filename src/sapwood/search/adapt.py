@@ -1,0 +1,103 @@
+"""`adapt`: from a job to a report and an adaptation, as a generator of events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+from sapwood.errors import ConfigError, ModelError
+from sapwood.evaluation import Bases
+from sapwood.files import told, write_json
+from sapwood.launch import Runtime
+from sapwood.search.evidence import build_report, choose, hand_over, predictions, read_test
+from sapwood.search.job import Job, Material, fingerprint, read_material
+from sapwood.search.ladder import climb
+from sapwood.search.workbench import Event, Workbench
+
+
+def adapt(
+    job: Job, runtime: Runtime, *, card: Any, trust_remote_code: str = ""
+) -> Generator[Event, None, dict[str, Any]]:
+    """Try the ladder of candidates, recommend one and write OUT; return the report.
+
+    `card` makes the model card from a report. Everything finished is kept under ``OUT/run``: the
+    same job resumes there. Closing the generator between events saves a checkpoint first. Raises
+    what the readers, the store and the disk raise, and ConfigError (E-CONFIG-053) when OUT holds
+    another run.
+    """
+    material = read_material(job)
+    yield Event(kind="note", note=_data_line(material))
+    folder = _prepared(job.out)
+    bases = Bases(runtime, trust_remote_code=trust_remote_code)
+    base = bases.get(job.model)
+    if base.kind != "decoder":
+        raise ModelError(
+            "E-MODEL-052",
+            f"--model must be a decoder; '{job.model}' is an encoder.",
+            fix=f"pass it as --encoder {job.model} beside a decoder such as smollm2-135m",
+        )
+    yield Event(kind="note", note=f"base {base.name}: {runtime.describe()}")
+    hashes = {name: bases.get(name).sha256 for name in (job.model, job.encoder) if name}
+    _same_run(folder, fingerprint(job, material, hashes), job)
+    bench = Workbench(job, material, bases, folder)
+    why = bases.decoder(job.model).why_padded
+    if why:
+        yield Event(kind="note", note=f"prompts are padded, not packed: {why}")
+    yield from climb(bench)
+    recommended = choose(bench)
+    tests = {} if recommended is None else (yield from read_test(bench, recommended))
+    report = build_report(bench, material, tests, recommended)
+    if recommended is not None:
+        hand_over(bench, report, card(report))
+        if recommended in tests:
+            write_json(job.out / "predictions.json", predictions(bench, tests[recommended]))
+    write_json(job.out / "report.json", report)
+    return report
+
+
+def _prepared(out: Path) -> Path:
+    folder = out / "run"
+    with told(out):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    return folder
+
+
+def _same_run(folder: Path, digest: str, job: Job) -> None:
+    path = folder / "job.json"
+    if path.exists():
+        try:
+            known = json.loads(path.read_text())["fingerprint"]
+        except (ValueError, KeyError):
+            known = None
+        if known != digest:
+            raise ConfigError(
+                "E-CONFIG-053",
+                f"{folder.parent} holds a run with other data, settings or weights.",
+                fix="choose another --out, or --fresh to begin again there",
+            )
+        return
+    write_json(path, {"fingerprint": digest, "command": job.command})
+
+
+def _data_line(material: Material) -> str:
+    splits = material.splits
+    dropped = sum(len(d.rows) for d in splits.dropped)
+    labels = len(splits.labels)
+    return (
+        f"{len(splits.train):,} train, {len(splits.dev):,} dev, {len(splits.test):,} test rows, "
+        f"{labels} labels" + (f", {dropped:,} rows not used" if dropped else "")
+    )
+
+
+def drain(events: Iterator[Event]) -> Any:
+    """Run a generator of events to its end and return its result, for callers without a screen."""
+    while True:
+        try:
+            next(events)
+        except StopIteration as end:
+            return end.value

@@ -1,0 +1,316 @@
+"""The end of a run: the test rows, read once, and everything the report shows."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Generator, Iterator, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from sapwood.adaptation import copy
+from sapwood.config import VERSION
+from sapwood.evaluation import CHUNK, Predictor
+from sapwood.files import write_json
+from sapwood.interfaces import Example, Floats
+from sapwood.metrics import (
+    accuracy,
+    bootstrap_interval,
+    calibration_bins,
+    confusion,
+    correct,
+    expected_calibration_error,
+    macro_f1,
+    paired_difference,
+    per_class,
+)
+from sapwood.pages.verdict import verdict
+from sapwood.search.job import Material
+from sapwood.search.shown import rendered_examples, worst_errors
+from sapwood.search.workbench import Event, Workbench
+from sapwood.tasks.classification import data_card
+
+SCHEMA = "sapwood.report/1"
+BASELINES = ("tf-idf", "majority")
+# Within half a point on the development rows the cheaper candidate is recommended: less than the
+# standard error of any development set up to 10,000 rows.
+TIE = 0.005
+
+
+def choose(bench: Workbench) -> str | None:
+    """Return the candidate that the development rows recommend, the cheapest of near ties."""
+    able = [n for n, r in bench.results.items() if r["status"] == "finished"]
+    if not able:
+        return None
+    value = {n: bench.results[n]["dev"]["value"] for n in able}
+    best = max(value.values())
+    tied = [n for n in able if value[n] >= best - TIE]
+
+    def price(name: str) -> tuple[float, float]:
+        return bench.results[name]["ms_per_query"], bench.results[name]["fit_seconds"]
+
+    return min(tied, key=price)
+
+
+def read_test(bench: Workbench, recommended: str) -> Generator[Event, None, dict[str, Floats]]:
+    """Return test probabilities: the recommended and the baselines, then others while time lasts.
+
+    Each result is kept on disk, so that a rerun reads no test row twice.
+    """
+    rows = bench.splits.test
+    order = [recommended, *(b for b in BASELINES if b in bench.finished)]
+    rest = sorted(
+        (n for n in bench.finished if bench.results[n]["status"] == "finished" and n not in order),
+        key=lambda n: (bench.results[n]["ms_per_query"], n),
+    )
+    found: dict[str, Floats] = {}
+    if not rows:
+        return found
+    for name in dict.fromkeys([*order, *rest]):
+        folder = bench.candidate_folder(name)
+        path = folder / "test.npy"
+        if path.exists():
+            found[name] = np.load(path)
+            continue
+        needed = bench.results[name]["ms_per_query"] * len(rows) / 1000
+        if name in rest and needed > bench.clock.left:
+            continue
+        probabilities, seconds, tokens = yield from _predict(bench, name, rows)
+        result = bench.results[name]
+        result["ms_per_query"] = 1000 * seconds / len(rows)
+        result["tokens_per_query"] = tokens / len(rows)
+        write_json(folder / "result.json", result)
+        part = folder / ".test.part.npy"
+        np.save(part, probabilities)
+        part.replace(path)
+        bench.clock.save()
+        found[name] = probabilities
+    return found
+
+
+def _predict(
+    bench: Workbench, name: str, rows: Sequence[Example]
+) -> Generator[Event, None, tuple[Floats, float, int]]:
+    parts, texts = [], [e.text for e in rows]
+    with Predictor(bench.finished[name], bench.bases) as predictor:
+        predictor.probabilities(texts[:1])  # encodes the context, which all queries share
+        predictor.tokens, started = 0, time.perf_counter()
+        for part in predictor.stream(texts):
+            parts.append(part)
+            done = min(len(parts) * CHUNK, len(rows))
+            yield Event(
+                kind="progress", candidate=name, done=done, total=len(rows), note="test rows"
+            )
+        seconds = time.perf_counter() - started
+        return np.concatenate(parts), seconds, predictor.tokens
+
+
+def build_report(
+    bench: Workbench, material: Material, tests: dict[str, Floats], recommended: str | None
+) -> dict[str, Any]:
+    """Return report.json. `tests`: test probabilities by candidate."""
+    job, splits = bench.job, bench.splits
+    tokenizer = bench.bases.get(job.model).tokenizer
+    card = data_card(
+        material.tables["train"],
+        splits,
+        lambda texts: [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]],
+        dev=material.tables.get("dev"),
+        test=material.tables.get("test"),
+        limit=job.max_length,
+    )
+    report: dict[str, Any] = {
+        "schema": SCHEMA,
+        "task": "classification",
+        "splits": {
+            "train": len(splits.train),
+            "dev": len(splits.dev),
+            "test": len(splits.test),
+            "dropped": [{"reason": d.reason, "count": len(d.rows)} for d in splits.dropped],
+        },
+        "candidates": [_candidate(bench, name, tests) for name in bench.results],
+        "recommended": recommended,
+        "budget": {
+            "seconds": job.seconds,
+            "spent": round(bench.clock.spent, 1),
+            "max_bytes": job.max_bytes,
+            "max_ms_per_query": job.max_ms,
+        },
+        "environment": _environment(bench),
+        "metric": "accuracy",
+        "language": _language(card),
+        "data": {
+            "path": job.data,
+            "sha256": material.tables["train"].sha256,
+            "columns": _columns(material),
+        },
+        "data_card": card,
+        "comparisons": list(_comparisons(bench, tests, recommended)),
+        "curves": {n: r["curve"] for n, r in bench.results.items() if r.get("curve")},
+        "forecast": _forecasts(bench),
+        "reproduce": {
+            "command": job.command,
+            "seed": job.seed,
+            "hashes": {name: t.sha256 for name, t in material.tables.items()},
+        },
+    }
+    if recommended is not None:
+        report["examples"] = rendered_examples(bench, recommended)
+        if recommended in tests:
+            report |= _test_details(bench, tests[recommended])
+    sentence, separable = verdict(report, report["language"])
+    return {**report, "verdict": sentence, "separable": separable}
+
+
+def _forecasts(bench: Workbench) -> list[dict[str, Any]]:
+    """Return forecast and actual training seconds of the candidates that had a forecast."""
+    return [
+        {
+            "candidate": name,
+            "forecast_seconds": result["forecast_seconds"],
+            "actual_seconds": sum(result["curve"]["seconds"]),
+        }
+        for name, result in bench.results.items()
+        if result.get("forecast_seconds")
+    ]
+
+
+def _candidate(bench: Workbench, name: str, tests: dict[str, Floats]) -> dict[str, Any]:
+    result = bench.results[name]
+    empty = {"context": None, "prefix": None, "method": None, "readout": None}
+    return {
+        "name": name,
+        "parts": result.get("parts", empty),
+        "status": result["status"],
+        "why": result["why"],
+        "base": result.get("base"),
+        "dev": result["dev"],
+        "test": _test_score(bench, tests[name]) if name in tests else None,
+        "cost": {
+            "fit_seconds": result["fit_seconds"],
+            "trainable_parameters": result.get("trainable_parameters", 0),
+            "artifact_bytes": result.get("artifact_bytes", 0),
+            "ms_per_query": result.get("ms_per_query"),
+            "tokens_per_query": result.get("tokens_per_query"),
+            "peak_bytes": result["peak_bytes"],
+        },
+    }
+
+
+def _predicted(bench: Workbench, probabilities: Floats) -> list[str]:
+    return [bench.labels[n] for n in np.argmax(probabilities, axis=1)]
+
+
+def _test_score(bench: Workbench, probabilities: Floats) -> dict[str, Any]:
+    rows = bench.splits.test
+    gold, said = bench.gold(rows), _predicted(bench, probabilities)
+    score = bootstrap_interval((gold, said), seed=bench.job.seed)
+    index = bench.index(rows)
+    return {
+        "metric": "accuracy", "value": score.value, "low": score.low, "high": score.high,
+        "macro_f1": macro_f1(gold, said), "ece": expected_calibration_error(probabilities, index),
+    }  # fmt: skip
+
+
+def _comparisons(
+    bench: Workbench, tests: dict[str, Floats], recommended: str | None
+) -> Iterator[dict[str, Any]]:
+    """Yield the paired difference of every candidate with the best cheap baseline, on test."""
+    base = next((b for b in BASELINES if b in tests), None)
+    gold = bench.gold(bench.splits.test)
+    right = {n: correct(gold, _predicted(bench, p)) for n, p in tests.items()}
+    pairs = [(n, base) for n in tests if base and n != base]
+    pairs += [(recommended, n) for n in tests if recommended in tests and n not in
+              (recommended, base)]  # fmt: skip
+    for one, other in pairs:
+        assert one is not None and other is not None
+        difference, low, high = paired_difference(right[one], right[other], seed=bench.job.seed)
+        yield {
+            "candidate": one, "against": other, "difference": difference, "low": low,
+            "high": high, "split": "test",
+        }  # fmt: skip
+
+
+def _test_details(bench: Workbench, probabilities: Floats) -> dict[str, Any]:
+    rows = bench.splits.test
+    gold, said = bench.gold(rows), _predicted(bench, probabilities)
+    labels = sorted({*bench.labels, *gold})
+    index = bench.index(rows)
+    bins = calibration_bins(probabilities, index)
+    return {
+        "confusion": {"labels": labels, "counts": confusion(gold, said, labels).tolist()},
+        "per_class": [
+            {"label": c.label, "precision": c.precision, "recall": c.recall, "f1": c.f1,
+             "support": c.support} for c in per_class(gold, said, labels)
+        ],
+        "calibration": {
+            "bins": [
+                {"confidence": b.confidence, "accuracy": b.accuracy, "count": b.count}
+                for b in bins
+            ],
+            "ece": expected_calibration_error(probabilities, index),
+        },
+        "errors": worst_errors(bench, rows, probabilities, said),
+        "test_accuracy": accuracy(gold, said),
+    }  # fmt: skip
+
+
+def predictions(bench: Workbench, probabilities: Floats) -> list[dict[str, str]]:
+    """Return the recommended candidate's test predictions, for `sapwood compare`."""
+    rows = bench.splits.test
+    return [
+        {"text": e.text, "label": str(e.label), "predicted": said}
+        for e, said in zip(rows, _predicted(bench, probabilities), strict=True)
+    ]
+
+
+def hand_over(bench: Workbench, report: dict[str, Any], card: str) -> None:
+    """Copy the recommended candidate to OUT/adaptation with its evidence and model card."""
+    name = report["recommended"]
+    target = bench.job.out / "adaptation"
+    chosen = next(c for c in report["candidates"] if c["name"] == name)
+    evidence = {
+        "candidate": name,
+        "verdict": report["verdict"],
+        "dev": chosen["dev"],
+        "test": chosen["test"],
+        "cost": chosen["cost"],
+        "splits": report["splits"],
+        "data": report["data"],
+        "seed": bench.job.seed,
+        "environment": report["environment"],
+    }
+    copy(bench.candidate_folder(name) / "adaptation", target, {"evidence": evidence})
+    (target / "README.md").write_text(card, encoding="utf-8")
+
+
+def _environment(bench: Workbench) -> dict[str, Any]:
+    runtime = bench.bases.runtime
+    names = [n for n in (bench.job.model, bench.job.encoder) if n]
+    bases = [bench.bases.get(name) for name in names]
+    return {
+        "sapwood": VERSION,
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "device": runtime.device,
+        "threads": runtime.threads,
+        "dtype": runtime.dtype,
+        "bases": [
+            {"name": b.name, "sha256": b.sha256, "license": b.licence, "hub_id": b.upstream}
+            for b in bases
+        ],
+    }
+
+
+def _language(card: dict[str, Any]) -> str:
+    shares = card.get("languages") or {}
+    return "zh" if max(shares, key=lambda k: shares[k], default="en") == "zh" else "en"
+
+
+def _columns(material: Material) -> dict[str, Any]:
+    columns = material.tables["train"].columns
+    return {"text": columns.text, "label": columns.label}

@@ -1,0 +1,125 @@
+"""What was asked for: the job, its data split once, and a fingerprint that ties a rerun to it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from sapwood.errors import ConfigError
+from sapwood.interfaces import Splits
+from sapwood.tasks.readers import Table, find_files, read_examples
+from sapwood.tasks.splits import split
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How candidates train. `epochs` None: as many as the budget allows, at most 3.
+
+    `scope`: whether LoRA under a context also acts on the context ("all") or on the query only
+    ("suffix": the context is encoded once by the plain base).
+    """
+
+    epochs: float | None = None
+    learning_rate: float = 5e-4
+    rank: int = 8
+    dropout: float = 0.0
+    batch_size: int = 16
+    scope: str = "suffix"
+
+    def __post_init__(self) -> None:
+        if self.scope not in ("all", "suffix"):
+            raise ConfigError(
+                "E-CONFIG-050", f"scope must be 'all' or 'suffix', got '{self.scope}'."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Everything `adapt` needs to know. `seconds`: the budget; `only`: candidate families to try.
+
+    `limit` caps the training rows, `max_length` the tokens of one text; `max_bytes` and
+    `max_ms` exclude candidates that are larger or slower.
+    """
+
+    data: str
+    out: Path
+    model: str
+    seconds: float
+    encoder: str | None = None
+    dev: str | None = None
+    test: str | None = None
+    text: str | None = None
+    label: str | None = None
+    seed: int = 0
+    limit: int | None = None
+    max_length: int = 256
+    instruction: str | None = None
+    only: tuple[str, ...] = ()
+    max_bytes: int | None = None
+    max_ms: float | None = None
+    tuning: Tuning = field(default_factory=Tuning)
+    command: str = ""
+
+    def wants(self, family: str) -> bool:
+        """Return whether candidates of `family` are to be tried."""
+        return not self.only or family in self.only
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """The data of a job: the tables as read and the splits made of them."""
+
+    tables: dict[str, Table]
+    splits: Splits
+
+
+def parse_budget(text: str) -> float:
+    """Return seconds from "90", "90s", "10m" or "1.5h".
+
+    >>> parse_budget("1.5m")
+    90.0
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text)
+    if not match or float(match[1]) <= 0:
+        raise ConfigError(
+            "E-CONFIG-051", f"The budget '{text}' is not a time.", fix="write 90s, 10m or 1h"
+        )
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def read_material(job: Job) -> Material:
+    """Read and split the data of a job. Raises DataError with every problem of a file."""
+    files = {name: str(path) for name, path in find_files(job.data).items()}
+    files |= {name: path for name, path in (("dev", job.dev), ("test", job.test)) if path}
+    tables = {
+        name: read_examples(
+            path, text=job.text, label=job.label, classes=2 if name == "train" else 1
+        )
+        for name, path in files.items()
+    }
+    splits = split(
+        tables["train"],
+        dev=tables.get("dev"),
+        test=tables.get("test"),
+        seed=job.seed,
+        limit=job.limit,
+    )
+    return Material(tables=tables, splits=splits)
+
+
+def fingerprint(job: Job, material: Material, bases: dict[str, str]) -> str:
+    """Return a digest of all that decides a run's results: data, settings, weights.
+
+    The budget and the output folder are left out: a rerun may be given more time.
+    """
+    settings = asdict(job)
+    for name in ("out", "seconds", "command", "data", "dev", "test"):
+        del settings[name]
+    hashes = {name: table.sha256 for name, table in material.tables.items()}
+    parts = json.dumps([settings, hashes, bases], sort_keys=True, default=str)
+    return sha256(parts.encode()).hexdigest()

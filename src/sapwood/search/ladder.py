@@ -1,0 +1,178 @@
+"""The candidates from cheapest to dearest, each tried once, each leaving its result on disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sapwood.adaptation import Golden, save, size_on_disk
+from sapwood.errors import SapwoodError
+from sapwood.evaluation import Predictor
+from sapwood.files import new_folder, write_json
+from sapwood.interfaces import Floats
+from sapwood.metrics import bootstrap_interval
+from sapwood.search import plain, prompting, tuning
+from sapwood.search.memory import peak_bytes, reset_peak
+from sapwood.search.workbench import Event, Made, Making, Stopped, Workbench
+
+SHOTS = (4, 16)
+NEAREST_SHOTS = 8
+_GOLDEN_ROWS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A name, its family (what ``--only`` names) and the generator that makes it."""
+
+    name: str
+    family: str
+    make: Callable[[Workbench, str], Making]
+
+
+def ladder(bench: Workbench) -> list[Candidate]:
+    """Return the candidates this job wants, in the order they are tried."""
+    job = bench.job
+    mine = f"-{job.model}" if job.encoder else ""
+
+    def entry(family: str, make: Any, name: str = "", **settings: Any) -> Candidate:
+        return Candidate(
+            name=name or family, family=family, make=lambda b, n: make(b, n, **settings)
+        )
+
+    near = {"name": f"few-shot-{NEAREST_SHOTS}-nearest", "selection": "nearest"}
+    if job.encoder is None:
+        near = {"name": f"few-shot-{NEAREST_SHOTS}-bm25", "selection": "bm25"}
+    found = [
+        entry("majority", plain.of_texts, readout="majority"),
+        entry("tf-idf", plain.of_texts, readout="tf-idf"),
+        entry("zero-shot", prompting.zero_shot),
+    ]
+    for family in ("knn", "probe"):
+        if job.encoder:
+            named = f"{family}-{Path(job.encoder).name}"
+            found.append(
+                entry(family, plain.of_features, named, readout=family, encoder=job.encoder)
+            )
+        found.append(entry(family, plain.of_features, f"{family}{mine}", readout=family))
+    found += [
+        entry("few-shot", prompting.few_shot, f"few-shot-{k}", shots=k, selection="stratified")
+        for k in SHOTS
+    ]
+    found += [
+        entry("few-shot", prompting.few_shot, shots=NEAREST_SHOTS, **near),
+        entry("lora", tuning.tuned, under_context=False),
+        entry("lora+context", tuning.tuned, under_context=True),
+    ]
+    needed = {"few-shot"} if job.only and "lora+context" in job.only else set()
+    return [c for c in found if job.wants(c.family) or c.family in needed]
+
+
+def climb(bench: Workbench) -> Iterator[Event]:
+    """Try every candidate that has no result yet, yielding what happens."""
+    for candidate in ladder(bench):
+        folder = bench.candidate_folder(candidate.name)
+        if (folder / "result.json").exists():
+            bench.recall(candidate.name)
+            yield Event(kind="end", candidate=candidate.name, note="done before")
+            continue
+        yield Event(kind="start", candidate=candidate.name)
+        reset_peak()
+        started = time.monotonic()
+        spent = _spent_before(folder)
+        result: dict[str, Any] = {"name": candidate.name, "family": candidate.family}
+        try:
+            bench.require_time(1.0)
+            made = yield from candidate.make(bench, candidate.name)
+            result |= _finished(bench, candidate.name, made, folder)
+        except Stopped as stop:
+            result |= {"status": "stopped", "why": stop.why, "dev": _partial(bench, stop.dev)}
+        except SapwoodError as error:
+            result |= {"status": "failed", "why": f"{error.code}: {error.what}", "dev": None}
+            if error.code.startswith("E-RESOURCE-00"):
+                raise  # the disk is full or not writable: going on would lose every result
+        except (RuntimeError, MemoryError, ValueError, ArithmeticError) as error:
+            result |= {"status": "failed", "why": f"{type(error).__name__}: {error}", "dev": None}
+        except GeneratorExit:
+            write_json(folder / "spent.json", {"seconds": spent + time.monotonic() - started})
+            raise
+        result["fit_seconds"] = round(spent + time.monotonic() - started, 3)
+        result["peak_bytes"] = peak_bytes()
+        write_json(folder / "result.json", result)
+        bench.clock.save()
+        bench.recall(candidate.name)
+        for checkpoint in folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        yield Event(kind="end", candidate=candidate.name, note=_line(result))
+
+
+def _spent_before(folder: Path) -> float:
+    path = folder / "spent.json"
+    return float(json.loads(path.read_text())["seconds"]) if path.exists() else 0.0
+
+
+def _finished(bench: Workbench, name: str, made: Made, folder: Path) -> dict[str, Any]:
+    """Save the candidate's adaptation and return its result."""
+    texts = tuple(e.text for e in bench.splits.dev[:_GOLDEN_ROWS])
+    with Predictor(made.adaptation, bench.bases) as predictor:
+        golden = predictor.probabilities(texts)
+    adaptation = replace(
+        made.adaptation,
+        golden=Golden(texts=texts, probabilities=tuple(tuple(map(float, r)) for r in golden)),
+    )
+    save(adaptation, folder / "adaptation")
+    size = size_on_disk(folder / "adaptation")
+    job = bench.job
+    milliseconds = 1000 * made.query_seconds
+    with new_folder(folder / "dev") as part:
+        np.save(part / "probabilities.npy", made.dev)
+    base = adaptation.base.name if adaptation.base else None
+    result = {
+        "status": "finished",
+        "why": "",
+        "dev": _score(bench, made.dev),
+        "parts": adaptation.parts(),
+        "base": base,
+        "trainable_parameters": made.trainable,
+        "artifact_bytes": size,
+        "ms_per_query": milliseconds,
+        "tokens_per_query": made.query_tokens,
+        "curve": made.curve,
+        "forecast_seconds": made.forecast_seconds,
+    }
+    over = []
+    if job.max_bytes is not None and size > job.max_bytes:
+        over.append(f"{size:,} bytes, more than --max-bytes {job.max_bytes:,}")
+    if job.max_ms is not None and milliseconds > job.max_ms:
+        over.append(f"{milliseconds:.1f} ms a query, more than --max-ms {job.max_ms:g}")
+    if over:
+        result |= {"status": "stopped", "why": "; ".join(over)}
+    return result
+
+
+def _score(bench: Workbench, probabilities: Floats) -> dict[str, Any]:
+    score = bootstrap_interval(bench.rows_correct(probabilities), seed=bench.job.seed)
+    return {
+        "metric": "accuracy", "value": score.value, "low": score.low, "high": score.high,
+        "rows": len(probabilities),
+    }  # fmt: skip
+
+
+def _partial(bench: Workbench, probabilities: Floats | None) -> dict[str, Any] | None:
+    return None if probabilities is None or not len(probabilities) else _score(bench, probabilities)
+
+
+def _line(result: dict[str, Any]) -> str:
+    if result["status"] != "finished":
+        return f"{result['status']}: {result['why']}"
+    dev = result["dev"]
+    return (
+        f"dev {dev['value']:.3f} ({dev['low']:.3f} to {dev['high']:.3f}), "
+        f"{result['fit_seconds']:.1f} s, {result['ms_per_query']:.1f} ms a query"
+    )
