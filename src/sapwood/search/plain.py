@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sapwood.adaptation import Adaptation, BaseRef
+from sapwood.adaptation import Adaptation
 from sapwood.context.prompter import Context
-from sapwood.interfaces import Example, Floats
+from sapwood.interfaces import Example
 from sapwood.readouts import READOUTS
 from sapwood.registry import resolve
 from sapwood.search.workbench import Event, Made, Making, Workbench
@@ -37,35 +37,29 @@ def of_features(bench: Workbench, name: str, readout: str, encoder: str = "") ->
     if encoder:
         yield Event(kind="progress", candidate=name, done=0, total=1)
         known, _ = bench.embed(encoder, "train", train)
+        rows: Sequence[Example] = train
         asked, seconds = bench.embed(encoder, "dev", dev)
         base = bench.bases.reference(encoder)
     else:
         context = bench.context()
         reader = bench.reader(context)
-        _afford(bench, context, [*train, *dev])
-        first = yield from bench.read(reader, train, name=name, key="zero/train")
+        first = yield from bench.read(reader, _affordable(bench), name=name, key="zero/train")
+        rows = bench.shuffled[: len(first.features)]
         second = yield from bench.read(reader, dev, name=name, key="zero/dev")
         known, asked = first.features, second.features
         seconds, tokens = second.seconds, second.tokens / max(1, len(dev))
         base = bench.bases.reference(bench.job.model)
-    made = _fitted(bench, readout, known, base, context)
+    member = resolve("readout", READOUTS, readout)
+    fitted = member.fit(known, bench.gold(rows), labels=bench.labels, seed=bench.job.seed)
+    made = Adaptation(
+        labels=bench.labels, readout_name=readout, readout=fitted, base=base, context=context
+    )
     return Made(
         adaptation=made,
         dev=made.readout.probabilities(asked),
         query_seconds=seconds / max(1, len(dev)),
         query_tokens=tokens,
         trainable=_trainable(made.readout),
-    )
-
-
-def _fitted(
-    bench: Workbench, readout: str, features: Floats, base: BaseRef, context: Context | None
-) -> Adaptation:
-    member = resolve("readout", READOUTS, readout)
-    gold = bench.gold(bench.splits.train)
-    fitted = member.fit(features, gold, labels=bench.labels, seed=bench.job.seed)
-    return Adaptation(
-        labels=bench.labels, readout_name=readout, readout=fitted, base=base, context=context
     )
 
 
@@ -77,6 +71,10 @@ def _trainable(readout: Any) -> int:
     return sum(int(array.size) for array in logistic.state()[1].values())
 
 
-def _afford(bench: Workbench, context: Context, examples: Sequence[Example]) -> None:
-    characters = sum(min(len(e.text), 4 * bench.job.max_length) for e in examples)
-    bench.afford(characters / 2, share=0.5, what=f"reading {len(examples):,} rows")
+def _affordable(bench: Workbench) -> Sequence[Example]:
+    """Return the training rows, or as many of them as a sixth of the time left can read."""
+    train = bench.shuffled
+    if not bench.query_tokens:
+        return train
+    tokens = bench.tokens_per_second * max(bench.clock.left, 0.0) / 6
+    return train[: max(200, int(tokens / bench.query_tokens))]

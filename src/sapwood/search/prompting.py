@@ -33,9 +33,9 @@ def zero_shot(bench: Workbench, name: str) -> Making:
     """Prompt with the instruction alone."""
     context = bench.context()
     reader = bench.reader(context)
-    train, dev = bench.splits.train, bench.splits.dev
-    known = yield from bench.read(reader, train[:BIAS_ROWS], name=name, key="zero/bias")
-    fitted = yield from _bias(bench, reader, known.scores, train[:BIAS_ROWS], name)
+    rows, dev = bench.shuffled[:BIAS_ROWS], bench.splits.dev
+    known = yield from bench.read(reader, rows, name=name, key="zero/bias")
+    fitted = yield from _bias(bench, reader, known.scores, rows, name)
     asked = yield from bench.read(reader, dev, name=name, key="zero/dev")
     return _made(bench, context, fitted, asked, len(dev))
 
@@ -49,12 +49,13 @@ def few_shot(bench: Workbench, name: str, shots: int, selection: str) -> Making:
         context = bench.context(train, selection=selection, shots=shots, per_query=True)
         reader = bench.reader(context)
         _afford_per_query(bench, reader, shots)
-        rows = list(train[: BIAS_ROWS // 2])
+        rows = list(bench.shuffled[: BIAS_ROWS // 2])
         known = yield from bench.read(reader, rows, name=name)
     else:
         context, rows, known = yield from _best_draw(bench, name, shots)
         reader = bench.reader(context)
-        more = [e for e in train if e not in context.demonstrations and e not in rows]
+        used = {e.row for e in (*context.demonstrations, *rows)}
+        more = [e for e in bench.shuffled if e.row not in used]
         more = more[: BIAS_ROWS - len(rows)]
         if more:
             extra = yield from bench.read(reader, more, name=name)
@@ -81,9 +82,9 @@ def _best_draw(
         (numbers,) = selector.select(train, [], shots, job.seed + 1000 * draw, labels=bench.labels)
         draws.append(tuple(train[n] for n in numbers))
     shown = {e.row for draw in draws for e in draw}
-    rows = [e for e in train if e.row not in shown][:COMPARED_ROWS]
+    rows = [e for e in bench.shuffled if e.row not in shown][:COMPARED_ROWS]
     if len(rows) < 8:  # a tiny training set: nothing is left to compare draws on
-        rows, draws = list(train[:COMPARED_ROWS]), draws[:1]
+        rows, draws = list(bench.shuffled[:COMPARED_ROWS]), draws[:1]
     found: list[tuple[float, Context, Reading]] = []
     for shown_now in draws:
         context = bench.context(shown_now, selection="stratified", shots=len(shown_now))

@@ -84,7 +84,9 @@ class Clock:
 
 
 class Workbench:
-    """Shared state of one run. `labels` fixes the order of classes everywhere."""
+    """Shared state of one run. `labels` fixes the order of classes everywhere; `shuffled` are the
+    training rows in a seeded order, for whoever needs only some of them (files may be sorted).
+    """
 
     def __init__(self, job: Job, material: Material, bases: Bases, folder: Path) -> None:
         self.job, self.bases, self.folder = job, bases, folder
@@ -92,7 +94,9 @@ class Workbench:
         self.labels = tuple(sorted({e.label for e in self.splits.train if e.label is not None}))
         self.clock = Clock(folder / "clock.json", job.seconds)
         self.template = self._template()
-        self.tokens_per_second = 0.0
+        order = np.random.default_rng(job.seed).permutation(len(self.splits.train))
+        self.shuffled = tuple(self.splits.train[n] for n in order)
+        self.tokens_per_second = self.query_tokens = 0.0
         self.dev: dict[str, Floats] = {}
         self.finished: dict[str, Adaptation] = {}
         self.results: dict[str, dict[str, Any]] = {}
@@ -122,8 +126,8 @@ class Workbench:
     def reserve(self) -> float:
         """Return the seconds to keep for reading the test rows at the end."""
         known = [r["ms_per_query"] for r in self.results.values() if r.get("ms_per_query")]
-        a_query = 1.5 * max([min(ms, 200.0) for ms in known], default=0.0) / 1000
-        return min(0.25 * self.clock.budget, 5 + 2 * a_query * len(self.splits.test))
+        a_query = max([min(ms, 200.0) for ms in known], default=0.0) / 1000
+        return min(0.4 * self.clock.budget, 5 + 1.3 * a_query * len(self.splits.test))
 
     def tuning_seconds(self, name: str) -> float:
         """Return the seconds that a training candidate may take of what is left."""
@@ -168,6 +172,7 @@ class Workbench:
             yield Event(kind="progress", candidate=name, done=done, total=len(examples))
         reading = joined(parts)
         self.tokens_per_second = reading.tokens / max(reading.seconds, 1e-9)
+        self.query_tokens = reading.tokens / max(1, len(examples))
         if key:
             self._readings[key] = reading
         return reading

@@ -17,7 +17,7 @@ from sapwood.errors import DataError
 from sapwood.interfaces import Dropped, Example
 from sapwood.registry import did_you_mean
 from sapwood.tasks.columns import Columns, choose_columns, words
-from sapwood.tasks.encodings import inspect
+from sapwood.tasks.encodings import Content, inspect
 from sapwood.tasks.rows import FORMATS, Record, Rows, hub_rows, open_rows
 
 SPLIT_NAMES = {
@@ -81,11 +81,7 @@ def read_examples(
         notes: list[str] = []
     else:
         _must_be_file(path)
-        try:
-            content = inspect(path)
-        except OSError as error:
-            what = f"Cannot read {path}: {error.strerror or error}"
-            raise DataError("E-DATA-001", what, fix=f"ls -l {path}") from error
+        content = _inspected(path)
         rows, digest, where = open_rows(path, content), content.sha256, str(path)
         notes = [content.note] if content.note else []
     name = path.name if digest else place
@@ -188,6 +184,14 @@ def _without_suffix(source: str) -> tuple[str, int | None, int | None]:
     if int(first or sample) == 0:
         raise DataError("E-DATA-014", f"{source} asks for no rows", fix=f"{place}[:500]")
     return place, int(first) if first else None, int(sample) if sample else None
+
+
+def _inspected(path: Path) -> Content:
+    try:
+        return inspect(path)
+    except OSError as error:
+        what = f"Cannot read {path}: {error.strerror or error}"
+        raise DataError("E-DATA-001", what, fix=f"ls -l {path}") from error
 
 
 def _must_be_file(path: Path) -> None:
