@@ -10,7 +10,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import json
+import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +124,102 @@ def tiny_checkpoint(
         return made[kind]
 
     yield checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """What a command line left: its exit code and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def sapwood(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Runner of the real command line in this process: `sapwood("adapt", path, ...)`."""
+    from sapwood.cli import main
+
+    def run(*arguments: object) -> Ran:
+        capsys.readouterr()
+        code = 0
+        try:
+            main([str(a) for a in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return Ran(code=code, out=out, err=err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def small_base(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    """A tiny random Llama with room for 4,096 tokens, so that 16 demonstrations fit."""
+    from sapwood.testing import tiny_net as build
+
+    folder = tmp_path_factory.mktemp("small") / "small"
+    build("llama").save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    for name, key in (
+        ("config.json", "max_position_embeddings"),
+        ("tokenizer_config.json", "model_max_length"),
+    ):
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**content, key: 4096}))
+    return folder
+
+
+def reviews(count: int, seed: int = 0) -> list[tuple[str, str]]:
+    """Return film reviews of six words, one of which decides between two labels."""
+    rng = random.Random(seed)
+    tells = {
+        "positive": "great lovely superb happy shining".split(),
+        "negative": "awful dreary broken sour dull".split(),
+    }
+    neutral = "film story actor scene music plot light camera ending town river song".split()
+    rows = []
+    for number in range(count):
+        label = ("negative", "positive")[number % 2]
+        words = [rng.choice(tells[label]), *(rng.choice(neutral) for _ in range(5))]
+        rng.shuffle(words)
+        rows.append((" ".join(words), label))
+    return rows
+
+
+@pytest.fixture(scope="session")
+def write_rows() -> Callable[..., Path]:
+    """Writer of small CSV files: `write_rows(path)` or `write_rows(path, rows)`."""
+
+    def write(path: Path, rows: list[tuple[str, str]] | None = None) -> Path:
+        lines = [f"{text},{label}\n" for text, label in rows or reviews(140)]
+        path.write_text("text,label\n" + "".join(lines), encoding="utf-8")
+        return path
+
+    return write
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallRun:
+    """A finished run of `adapt`: its data, its folder and the command's arguments."""
+
+    data: Path
+    out: Path
+    arguments: tuple[str, ...]
+
+
+@pytest.fixture(scope="session")
+def small_run(
+    tmp_path_factory: pytest.TempPathFactory, small_base: Path, write_rows: Callable[..., Path]
+) -> SmallRun:
+    """One `adapt` on the tiny base, made once; tests only read it, or copy it."""
+    from sapwood.cli import main
+
+    folder = tmp_path_factory.mktemp("run")
+    data = write_rows(folder / "reviews.csv")
+    arguments = (
+        "adapt", str(data), "--model", str(small_base), "--encoder", "none", "--budget", "10m",
+        "--epochs", "1", "--device", "cpu", "--dtype", "float32", "--out", str(folder / "out"),
+    )  # fmt: skip
+    main(list(arguments))
+    return SmallRun(data=data, out=folder / "out", arguments=arguments)

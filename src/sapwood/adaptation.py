@@ -179,13 +179,10 @@ def load(folder: Path) -> Adaptation:
             method=method,
             weights=weights,
             scope=main["method"]["scope"] if main["method"] else "all",
-            golden=Golden(
-                texts=tuple(main["golden"]["texts"]),
-                probabilities=tuple(tuple(row) for row in main["golden"]["probabilities"]),
-            ),
+            golden=_golden(main),
             evidence=main["evidence"],
         )
-    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise ModelError(
             "E-MODEL-044",
             f"{folder} cannot be read: {type(error).__name__}: {error}.",
@@ -220,7 +217,8 @@ def _read_main(folder: Path) -> dict[str, Any]:
 
 def _check_files(folder: Path, main: Mapping[str, Any]) -> None:
     problems = []
-    for name, expected in main.get("files", {}).items():
+    files = main.get("files")
+    for name, expected in (files if isinstance(files, dict) else {}).items():
         path = folder / name
         if not path.is_file():
             problems.append(f"{name} is missing")
@@ -248,6 +246,14 @@ def _context(content: dict[str, Any]) -> Context:
     template = Template(**content.pop("template"))
     shown = tuple(Example(**d) for d in content.pop("demonstrations"))
     return Context(template=template, demonstrations=shown, **content)
+
+
+def _golden(main: Mapping[str, Any]) -> Golden:
+    texts = tuple(map(str, main["golden"]["texts"]))
+    rows = tuple(tuple(map(float, row)) for row in main["golden"]["probabilities"])
+    if len(rows) != len(texts) or any(len(row) != len(main["labels"]) for row in rows):
+        raise ValueError("the golden probe does not have one probability a text and label")
+    return Golden(texts=texts, probabilities=rows)
 
 
 def _method(folder: Path, main: Mapping[str, Any]) -> tuple[Lora | None, dict[str, Any]]:

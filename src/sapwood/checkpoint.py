@@ -48,9 +48,15 @@ def save_checkpoint(
         copies = {name: tensor.contiguous().clone() for name, tensor in parts.items()}
         save_file(copies, part / "state.safetensors")
         write_json(part / "state.json", {"step": step, **extra})
-    for old in sorted(_all(folder), key=_step)[:-_KEPT]:
+    for old in (*sorted(_all(folder), key=_step)[:-_KEPT], *folder.glob(".checkpoint-*")):
         shutil.rmtree(old, ignore_errors=True)
     return path
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove every checkpoint of `folder`, and what a killed process left half written."""
+    for path in (*_all(folder), *folder.glob(".checkpoint-*")):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def load_checkpoint(
@@ -58,18 +64,28 @@ def load_checkpoint(
 ) -> tuple[int, dict[str, Any], dict[str, Tensor]]:
     """Put the newest readable checkpoint of `folder` back; return (step, extra, tensors).
 
-    Returns (0, {}, {}) when there is none. A checkpoint that cannot be read is passed over.
+    Returns (0, {}, {}) when there is none. A checkpoint that cannot be read, or that is not of
+    these weights, is passed over.
     """
     for path in sorted(_all(folder), key=_step, reverse=True):
         try:
             parts = load_file(path / "state.safetensors")
             extra = json.loads((path / "state.json").read_text())
-        except (OSError, ValueError, SafetensorError):
+            step = int(extra.pop("step"))
+        except (OSError, ValueError, KeyError, SafetensorError):
+            continue
+        if not _fits(parts, weights):
             continue
         _restore(parts, weights, optimiser)
         tensors = {n[6:]: t for n, t in parts.items() if n.startswith("extra/")}
-        return int(extra.pop("step")), extra, tensors
+        return step, extra, tensors
     return 0, {}, {}
+
+
+def _fits(parts: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> bool:
+    """Tell whether a checkpoint holds exactly these weights, so that none is restored by half."""
+    stored = {n[8:]: tuple(t.shape) for n, t in parts.items() if n.startswith("weights/")}
+    return "random" in parts and stored == {n: tuple(t.shape) for n, t in weights.items()}
 
 
 def _restore(

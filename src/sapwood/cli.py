@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
 
 from sapwood.commands import ABOUT, COMMANDS
 from sapwood.config import VERSION
-from sapwood.errors import SapwoodError
+from sapwood.errors import ConfigError, ResourceError, SapwoodError
 from sapwood.registry import did_you_mean
 
 
@@ -59,10 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     try:
         root.main(args=given, prog_name="sapwood", standalone_mode=False)
-    except SapwoodError as error:
-        _tell(error, as_json="--json" in given)
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
@@ -71,6 +69,45 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except Exception as error:
+        told = _as_sapwood(error)
+        _tell(told, as_json="--json" in given)
+        sys.exit(told.exit_code)
+
+
+def _as_sapwood(error: Exception) -> SapwoodError:
+    """Return any error as a message; what nobody foresaw keeps its traceback in a file."""
+    if isinstance(error, SapwoodError):
+        return error
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "sapwood"
+        what = " ".join(error.format_message().split())
+        return ConfigError("E-CONFIG-002", what, fix=f"see {path} --help")
+    if isinstance(error, OSError):
+        return ResourceError(
+            "E-RESOURCE-004",
+            f"The system refused a file: {error}.",
+            fix="check that the path exists, may be used, and has space",
+        )
+    return _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> SapwoodError:
+    import tempfile
+    import traceback
+
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f" in {Path(last[0].filename).name}, line {last[0].lineno}" if last else ""
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="sapwood-", suffix=".txt", delete=False, encoding="utf-8"
+    ) as file:
+        file.write("".join(traceback.format_exception(error)))
+    return SapwoodError(
+        "E-INTERNAL-001",
+        f"Sapwood met something it does not foresee{where}: {type(error).__name__}: {error}.",
+        fix=f"please report it, with {file.name}; what was finished before is kept",
+    )
 
 
 def _tell(error: SapwoodError, *, as_json: bool) -> None:

@@ -44,6 +44,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     old = path.with_name(f".{path.name}.old")
     with told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if old.exists() and not path.exists():  # a kill came between the two renames below
+            old.rename(path)
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
         try:
@@ -57,6 +59,8 @@ def new_folder(path: Path) -> Iterator[Path]:
                 path.rename(old)
             part.rename(path)
         finally:
+            if old.exists() and not path.exists():
+                old.rename(path)
             shutil.rmtree(part, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sapwood.errors import ConfigError
+from sapwood.errors import ConfigError, ResourceError
+from sapwood.files import told
+from sapwood.registry import did_you_mean
 
 if TYPE_CHECKING:
     from sapwood.search.workbench import Event
@@ -34,7 +38,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--max-length", type=click.IntRange(min=8), default=256, show_default=True,
                  help="Most tokens of one text."),
     click.option("--instruction", help="Words that open the prompt."),
-    click.option("--seed", type=int, default=0, show_default=True),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
     click.option("--epochs", type=click.FloatRange(min=0, min_open=True),
                  help="Passes over the data.  [default: what the budget allows, at most 3]"),
     click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=5e-4,
@@ -69,18 +73,22 @@ def run(data: str, *, only: tuple[str, ...], verb: str, **given: Any) -> None:
     from sapwood.report import model_card, terminal_table, write_html
     from sapwood.search.adapt import adapt
 
-    if given["task"] != "classification":
-        raise ConfigError(
-            "E-CONFIG-054", f"Unknown task '{given['task']}'.", fix="use classification"
-        )
+    _check(given)
     raise_malloc_thresholds()
     job = _job(data, only, verb, given)
-    if given["fresh"]:
-        shutil.rmtree(job.out / "run", ignore_errors=True)
+    _spare(job.out)
     runtime = choose_runtime(given["device"], given["dtype"])
     screen = Screen(quiet=given["as_json"])
-    events = adapt(job, runtime, card=model_card, trust_remote_code=given["trust_remote_code"])
-    report = screen.follow(events)
+    with _forgetting(job.out / "run", given["fresh"]):
+        events = adapt(job, runtime, card=model_card, trust_remote_code=given["trust_remote_code"])
+        report = screen.follow(events)
+    if report["recommended"] is None:
+        raise ResourceError(
+            "E-RESOURCE-014",
+            f"No candidate finished, so {job.out} holds no adaptation.",
+            details=[f"{c['name']} {c['status']}: {c['why']}" for c in report["candidates"]],
+            fix="a larger --budget, or looser --max-ms and --max-bytes, and another --out",
+        )
     html = job.out / "report.html"
     write_html(report, html, given["lang"])
     if given["as_json"]:
@@ -90,6 +98,52 @@ def run(data: str, *, only: tuple[str, ...], verb: str, **given: Any) -> None:
     click.echo(terminal_table(report, encoding=encoding, lang=given["lang"]))
     click.echo(f"\nReport      {html}\nAdaptation  {job.out / 'adaptation'}", err=True)
     click.echo(f"Next: sapwood predict {job.out} --data FILE", err=True)
+
+
+def _check(given: dict[str, Any]) -> None:
+    """Raise ConfigError for settings that click cannot judge."""
+    if given["task"] != "classification":
+        raise ConfigError(
+            "E-CONFIG-054",
+            f"Unknown task '{given['task']}'.{did_you_mean(given['task'], ['classification'])}",
+            fix="use classification",
+        )
+    for name in ("epochs", "learning_rate", "max_ms"):
+        if given[name] is not None and not math.isfinite(given[name]):
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(
+                "E-CONFIG-057", f"{flag} is {given[name]}, not a number.", fix=f"{flag} NUMBER"
+            )
+
+
+def _spare(out: Path) -> None:
+    """Refuse a folder whose `adaptation` or `run` someone else made, before anything is written."""
+    for name, mark in (("adaptation", "adaptation.json"), ("run", "job.json")):
+        folder = out / name
+        held = [p for p in folder.iterdir() if p.name[0] != "."] if folder.is_dir() else []
+        if held and not (folder / mark).exists():
+            raise ConfigError(
+                "E-CONFIG-058",
+                f"{folder} exists and was not made by Sapwood; it would be replaced.",
+                fix="choose another folder with --out",
+            )
+
+
+@contextmanager
+def _forgetting(folder: Path, fresh: bool) -> Iterator[None]:
+    """With `fresh`, set an earlier run aside; it comes back when the new one does not begin."""
+    aside = folder.with_name(f".{folder.name}.before")
+    if fresh and folder.exists():
+        with told(folder):
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+    try:
+        yield
+    finally:
+        if aside.exists() and not (folder / "job.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _job(data: str, only: tuple[str, ...], verb: str, given: dict[str, Any]) -> Any:

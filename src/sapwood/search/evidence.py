@@ -79,8 +79,11 @@ def read_test(bench: Workbench, recommended: str) -> Generator[Event, None, dict
             continue
         probabilities, seconds, tokens = yield from _predict(bench, name, rows)
         result = bench.results[name]
-        result["ms_per_query"] = 1000 * seconds / len(rows)
-        result["tokens_per_query"] = tokens / len(rows)
+        # beside the development figures, not over them: those decide, and a rerun decides the same
+        result["served"] = {
+            "ms_per_query": 1000 * seconds / len(rows),
+            "tokens_per_query": tokens / len(rows),
+        }
         write_json(folder / "result.json", result)
         part = folder / ".test.part.npy"
         np.save(part, probabilities)
@@ -180,6 +183,7 @@ def _forecasts(bench: Workbench) -> list[dict[str, Any]]:
 def _candidate(bench: Workbench, name: str, tests: dict[str, Floats]) -> dict[str, Any]:
     result = bench.results[name]
     empty = {"context": None, "prefix": None, "method": None, "readout": None}
+    served = result.get("served", result)
     return {
         "name": name,
         "parts": result.get("parts", empty),
@@ -192,8 +196,8 @@ def _candidate(bench: Workbench, name: str, tests: dict[str, Floats]) -> dict[st
             "fit_seconds": result["fit_seconds"],
             "trainable_parameters": result.get("trainable_parameters", 0),
             "artifact_bytes": result.get("artifact_bytes", 0),
-            "ms_per_query": result.get("ms_per_query"),
-            "tokens_per_query": result.get("tokens_per_query"),
+            "ms_per_query": served.get("ms_per_query"),
+            "tokens_per_query": served.get("tokens_per_query"),
             "peak_bytes": result["peak_bytes"],
         },
     }
