@@ -8,14 +8,27 @@ query. Repeats are interleaved and medians are taken, so that a disturbance meet
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from common import (
-    arguments, contention, finish, machine, median, require, say, sentiment_rows, settle,
-    shared_folder, shuffled, timed, versions,
+    Rows,
+    arguments,
+    contention,
+    finish,
+    machine,
+    made_up,
+    median,
+    require,
+    say,
+    sentiment_rows,
+    settle,
+    shared_folder,
+    shuffled,
+    timed,
+    versions,
 )  # fmt: skip
 
 TOLERANCE = 1e-4  # of a log-probability in float32
@@ -70,49 +83,42 @@ class Timing:
     queries: int
     work: Callable[[], Any]
     seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     scores: Any = None
 
 
 def settings(size: Size, smoke: bool) -> list[Setting]:
     """Return the two comparisons on real rows."""
-    from sapwood.interfaces import Example
-
-    rows = sentiment_rows() if not smoke else None
-    if rows is None:
-        made = [Example(text=f"it is {n}", label=("good", "bad")[n % 2]) for n in range(40)]
-        pairs = [("one_token", "made up", ("good", "bad"), made, made)]
-        eight = [Example(text=f"it is {n}", label=EIGHT[n % 8]) for n in range(40)]
-        pairs.append(("many_label", "made up", EIGHT, eight, eight))
-    else:
-        pairs = [("one_token", rows.source, rows.labels, list(rows.train), list(rows.dev))]
-        pairs.append(("many_label", *_eight_labels(rows)))
-    return [_setting(name, size, *others) for name, *others in pairs]  # type: ignore[arg-type]
+    two = sentiment_rows(smoke=smoke)
+    eight = made_up(EIGHT) if smoke else eight_label_rows(two)
+    return [_setting("one_token", size, two), _setting("many_label", size, eight)]
 
 
-def _eight_labels(rows: Any) -> tuple[str, tuple[str, ...], list[Any], list[Any]]:
-    """Return (source, labels, train, dev) of the setting with eight labels of several tokens."""
-    from sapwood.interfaces import Example
+def eight_label_rows(others: Rows) -> Rows:
+    """Return BANKING77's rows of eight labels, else `others` under the words of these labels."""
     from sapwood.tasks.readers import read_folder
 
     folder = shared_folder("intent/banking77_en")
     if folder is not None:
         tables = read_folder(folder)
-        parts = [[e for e in tables[n].examples if e.label in EIGHT] for n in ("train", "test")]
-        return "banking77_en", EIGHT, parts[0], parts[1]
-    parts = [
-        [Example(text=e.text, label=EIGHT[n % 8]) for n, e in enumerate(part)]
-        for part in (rows.train, rows.dev)
-    ]
-    return f"{rows.source} with label words of banking77_en", EIGHT, parts[0], parts[1]
+        train, dev = (
+            tuple(e for e in tables[name].examples if e.label in EIGHT)
+            for name in ("train", "test")
+        )
+        return Rows(source="banking77_en", labels=EIGHT, train=train, dev=dev)
+    train, dev = (
+        tuple(replace(e, label=EIGHT[n % 8]) for n, e in enumerate(part))
+        for part in (others.train, others.dev)
+    )
+    source = f"{others.source} with label words of banking77_en"
+    return Rows(source=source, labels=EIGHT, train=train, dev=dev)
 
 
-def _setting(
-    name: str, size: Size, source: str, labels: Sequence[str], train: list[Any], dev: list[Any]
-) -> Setting:
+def _setting(name: str, size: Size, rows: Rows) -> Setting:
     from sapwood.context.prompter import Context
     from sapwood.context.template import default_template
 
-    train = shuffled(train)
+    labels, train = rows.labels, shuffled(rows.train)
     shown = []
     for place in range(size.shots):  # the labels in turn
         label = labels[place % len(labels)]
@@ -126,8 +132,8 @@ def _setting(
         shots=size.shots,
         max_text_tokens=1 << 20,  # nothing is cut: every side must see the same strings
     )
-    texts = tuple(e.text for e in shuffled(dev)[: size.queries])
-    return Setting(name=name, source=source, context=context, texts=texts, labels=tuple(labels))
+    texts = tuple(e.text for e in shuffled(rows.dev)[: size.queries])
+    return Setting(name=name, source=rows.source, context=context, texts=texts, labels=labels)
 
 
 def score_sapwood(decoder: Any, tokenizer: Any, setting: Setting, count: int) -> Any:
@@ -206,7 +212,7 @@ def best_batch(net: Any, tokenizer: Any, task: Any, setting: Setting, size: Size
     found = {}
     for batch in size.batches if len(size.batches) > 1 else ():
         lm = harness(net, tokenizer, batch)
-        _, found[batch] = timed(partial(score_harness, lm, task, len(setting.labels)))
+        _, found[batch], _ = timed(partial(score_harness, lm, task, len(setting.labels)))
         say(f"  lm-eval, batch {batch}: {found[batch] / size.slow:.3f} s a query")
     return min(found, key=lambda batch: found[batch]) if found else size.batches[0]
 
@@ -233,18 +239,21 @@ def compare(
     for number in range(size.repeats):
         for name, timing in tests.items():
             with contention(about):
-                timing.scores, seconds = timed(timing.work)
+                timing.scores, seconds, cpu = timed(timing.work)
             timing.seconds.append(seconds / timing.queries)
+            timing.cpu.append(cpu / timing.queries)
             say(f"  {number + 1}/{size.repeats} {name}: {timing.seconds[-1]:.4f} s a query")
     rows = [_row(name, timing, tests, setting, dtype) for name, timing in tests.items()]
     rows[1]["batch_size"] = lm.batch_size
     paces = {row["side"]: row["seconds_per_query"] for row in rows}
     tail = "" if dtype == "float32" else f"_{dtype}"
+    spent = {row["side"]: row["cpu_seconds_per_query"] for row in rows}
     ratios = {
         f"{setting.name}_vs_lm_eval{tail}": paces["lm_eval"] / paces["sapwood"],
         f"{setting.name}_vs_plain_loop{tail}": paces["plain_loop"] / paces["sapwood"],
         f"{setting.name}_vs_lm_eval_same_few_queries{tail}": paces["lm_eval"]
         / paces["sapwood_same_few_queries"],
+        f"{setting.name}_vs_lm_eval_cpu_time{tail}": spent["lm_eval"] / spent["sapwood"],
     }
     return rows, ratios
 
@@ -268,6 +277,7 @@ def _row(
         "queries": timing.queries,
         "seconds_per_query": median(timing.seconds),
         "seconds_per_query_repeats": timing.seconds,
+        "cpu_seconds_per_query": median(timing.cpu),
         "queries_compared": few,
         "largest_difference_of_log_p": max(float(np.abs(mine - o).max()) for o in others),
         "predictions_equal": all(bool((mine.argmax(1) == o.argmax(1)).all()) for o in others),

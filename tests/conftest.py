@@ -12,6 +12,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,17 +173,34 @@ def small_base(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) ->
 
 
 def reviews(count: int, seed: int = 0) -> list[tuple[str, str]]:
-    """Return film reviews of six words, one of which decides between two labels."""
+    """Return film reviews of five short words, one of which decides between two labels."""
     rng = random.Random(seed)
     tells = {
-        "positive": "great lovely superb happy shining".split(),
-        "negative": "awful dreary broken sour dull".split(),
+        "positive": ["great", "lovely", "superb", "happy", "fine"],
+        "negative": ["awful", "dreary", "weak", "sour", "dull"],
     }
-    neutral = "film story actor scene music plot light camera ending town river song".split()
+    neutral = [
+        "film",
+        "cast",
+        "plot",
+        "end",
+        "song",
+        "town",
+        "lamp",
+        "set",
+        "cut",
+        "road",
+        "sea",
+        "art",
+        "play",
+        "tune",
+        "role",
+        "act",
+    ]
     rows = []
     for number in range(count):
         label = ("negative", "positive")[number % 2]
-        words = [rng.choice(tells[label]), *(rng.choice(neutral) for _ in range(5))]
+        words = [rng.choice(tells[label]), *(rng.choice(neutral) for _ in range(4))]
         rng.shuffle(words)
         rows.append((" ".join(words), label))
     return rows
@@ -192,7 +211,7 @@ def write_rows() -> Callable[..., Path]:
     """Writer of small CSV files: `write_rows(path)` or `write_rows(path, rows)`."""
 
     def write(path: Path, rows: list[tuple[str, str]] | None = None) -> Path:
-        lines = [f"{text},{label}\n" for text, label in rows or reviews(140)]
+        lines = [f"{text},{label}\n" for text, label in rows or reviews(120)]
         path.write_text("text,label\n" + "".join(lines), encoding="utf-8")
         return path
 
@@ -223,3 +242,38 @@ def small_run(
     )  # fmt: skip
     main(list(arguments))
     return SmallRun(data=data, out=folder / "out", arguments=arguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Life:
+    """How a forked process ended: its code (negative: a signal), seconds, and what it wrote."""
+
+    code: int
+    seconds: float
+    text: str
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Life]]:
+    """Runner of Python code in a process that may be killed; see tests/lives.py."""
+    output = tmp_path_factory.mktemp("lives") / "output.txt"
+    server = subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(Path(__file__).with_name("lives.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )
+    assert server.stdin is not None and server.stdout is not None
+
+    def run(code: str, *arguments: object, **order: Any) -> Life:
+        order |= {"code": code, "arguments": [str(a) for a in arguments], "output": str(output)}
+        server.stdin.write(json.dumps(order) + "\n")
+        server.stdin.flush()
+        ended = json.loads(server.stdout.readline())
+        return Life(**ended, text=output.read_text(encoding="utf-8"))
+
+    yield run
+    server.stdin.close()
+    server.wait()
+    server.stdout.close()

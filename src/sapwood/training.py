@@ -118,6 +118,7 @@ class Supervision:
                 f"This base cannot be tuned yet: {decoder.why_padded}.",
                 fix="prompt it instead, or choose a Llama, Qwen, Gemma 3 or GPT-2 kind",
             )
+        decoder.check_length([len(t.row.ids) for t in targets], len(shared) or len(prefix.ids))
         self.decoder, self.targets, self.trie = decoder, targets, trie
         self.shared, self.prefix, self.loss = tuple(shared), prefix, loss
         self.head = LabelHead(decoder.net, trie)

@@ -69,11 +69,14 @@ def options(function: Any) -> Any:
 
 def run(data: str, *, only: tuple[str, ...], verb: str, **given: Any) -> None:
     """Run `adapt` over `only` these candidate families, show it, and write the report."""
+    from sapwood.tasks.readers import find_files
+
+    _check(given)
+    find_files(data)  # a missing file is told before torch is loaded, which takes seconds
     from sapwood.launch import choose_runtime, raise_malloc_thresholds
     from sapwood.report import model_card, terminal_table, write_html
     from sapwood.search.adapt import adapt
 
-    _check(given)
     raise_malloc_thresholds()
     job = _job(data, only, verb, given)
     _spare(job.out)

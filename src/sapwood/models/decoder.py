@@ -124,7 +124,7 @@ class Decoder:
         self, rows: Sequence[Row], prefix: Prefix = NO_PREFIX, *, budget: int = PACK_TOKENS
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (row numbers (wanted,), hidden states (wanted, hidden)) a pack at a time."""
-        self._check_length(rows, prefix)
+        self.check_length([len(row.ids) for row in rows], len(prefix.ids))
         if self.why_padded:
             yield from padded_hidden(self.net, rows, prefix.ids, budget)
             return
@@ -132,14 +132,15 @@ class Decoder:
             pack = build_pack([rows[n] for n in part], cached=prefix.layers, device=self.device)
             yield torch.tensor(part)[pack.owners.cpu()], self.run(pack)
 
-    def _check_length(self, rows: Sequence[Row], prefix: Prefix) -> None:
+    def check_length(self, lengths: Sequence[int], prefix: int = 0) -> None:
+        """Raise ModelError (E-MODEL-030) when a row after `prefix` tokens is longer than allowed."""
         limit = getattr(self.net.config, "max_position_embeddings", None) or 1 << 62
-        longest = len(prefix.ids) + max((len(row.ids) for row in rows), default=0)
+        longest = prefix + max(lengths, default=0)
         if longest > limit:
             raise ModelError(
                 "E-MODEL-030",
                 f"A prompt has {longest:,} tokens; this base reads at most {limit:,}.",
-                fix="fewer demonstrations (--shots) or shorter texts (--max-length)",
+                fix="shorter texts (--max-length), or a base that reads more",
             )
 
     def features(self, prompts: Sequence[Sequence[int]], prefix: Prefix = NO_PREFIX) -> Floats:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sapwood.adaptation import Golden, save, size_on_disk
+from sapwood.checkpoint import remove_checkpoints
 from sapwood.errors import SapwoodError
 from sapwood.evaluation import Predictor
 from sapwood.files import new_folder, write_json
@@ -78,8 +78,9 @@ def climb(bench: Workbench) -> Iterator[Event]:
     """Try every candidate that has no result yet, yielding what happens."""
     for candidate in ladder(bench):
         folder = bench.candidate_folder(candidate.name)
-        if (folder / "result.json").exists():
+        if _settled(folder / "result.json", bench.job.seconds):
             bench.recall(candidate.name)
+            remove_checkpoints(folder)  # a kill may have come before this
             yield Event(kind="end", candidate=candidate.name, note="done before")
             continue
         yield Event(kind="start", candidate=candidate.name)
@@ -103,13 +104,20 @@ def climb(bench: Workbench) -> Iterator[Event]:
             write_json(folder / "spent.json", {"seconds": spent + time.monotonic() - started})
             raise
         result["fit_seconds"] = round(spent + time.monotonic() - started, 3)
-        result["peak_bytes"] = peak_bytes()
+        result |= {"peak_bytes": peak_bytes(), "budget": bench.job.seconds}
         write_json(folder / "result.json", result)
         bench.clock.save()
         bench.recall(candidate.name)
-        for checkpoint in folder.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint, ignore_errors=True)
+        remove_checkpoints(folder)
         yield Event(kind="end", candidate=candidate.name, note=_line(result))
+
+
+def _settled(path: Path, seconds: float) -> bool:
+    """Return whether a result stands: one that was stopped is tried again with a larger budget."""
+    if not path.exists():
+        return False
+    result = json.loads(path.read_text())
+    return bool(result["status"] != "stopped" or result["budget"] >= seconds)
 
 
 def _spent_before(folder: Path) -> float:

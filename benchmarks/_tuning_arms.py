@@ -1,0 +1,313 @@
+"""One arm of the tuning benchmark: the same LoRA trained by Sapwood, or by PEFT and the Trainer."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from common import Rows, clock, sentiment_rows, shuffled
+
+RANK, ALPHA, RATE = 8, 16.0, 5e-4
+Ends = tuple[float, float]  # wall and CPU seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One process: what it runs, and where it keeps its adapter when `save` is not empty."""
+
+    side: str
+    dtype: str
+    malloc: str
+    model: str
+    steps: int
+    warm: int
+    batch: int = 16
+    save: str = ""
+    smoke: bool = False
+
+    @property
+    def name(self) -> str:
+        """Return the arm's name in ratios."""
+        return f"{self.side}_{self.dtype}_{self.malloc}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """The rows of one run, tokenised: `prefix + rests[n]` is the prompt of row n."""
+
+    prefix: tuple[int, ...]
+    rests: list[list[int]]
+    gold: list[int]
+    trie: Any
+    recipe: Any
+    total: int
+    pad: int
+
+    def order(self) -> list[int]:
+        """Return the row numbers of every step, one after the other."""
+        from sapwood.training import batch_of
+
+        steps = range(1, self.total + 1)
+        return [n for step in steps for n in batch_of(step, len(self.gold), self.recipe)]
+
+
+def prompts(tokenizer: Any, smoke: bool) -> tuple[Any, Rows]:
+    """Return (the prompter of the default template without demonstrations, the shuffled rows)."""
+    from sapwood.context.prompter import Context, Prompter
+    from sapwood.context.template import default_template
+
+    rows = sentiment_rows(smoke=smoke)
+    rows = replace(rows, train=tuple(shuffled(rows.train)), dev=tuple(shuffled(rows.dev)))
+    template = default_template(rows.labels, [e.text for e in rows.train[:200]])
+    return Prompter(tokenizer, Context(template=template)), rows
+
+
+def prepare(tokenizer: Any, arm: Arm) -> Work:
+    """Tokenise as many rows as the steps need, in the default template without demonstrations."""
+    from sapwood.models.trie import build_trie
+    from sapwood.training import Recipe
+
+    prompter, data = prompts(tokenizer, arm.smoke)
+    rows = data.train[: arm.steps * arm.batch]
+    rests = prompter.rest([e.text for e in rows])
+    return Work(
+        prefix=prompter.prefix,
+        rests=rests,
+        gold=[data.labels.index(e.label) for e in rows],
+        trie=build_trie(prompter.labels(data.labels)),
+        recipe=Recipe(learning_rate=RATE, batch_size=arm.batch, loss="vocabulary", epochs=1),
+        total=arm.steps,
+        pad=tokenizer.pad_token_id,
+    )
+
+
+def load(arm: Arm) -> Any:
+    """Return the frozen base; autocast keeps its weights in float32."""
+    from sapwood.launch import choose_runtime
+    from sapwood.models.load import load_base
+
+    return load_base(
+        arm.model, choose_runtime("cpu", "float32" if arm.dtype == "autocast" else arm.dtype)
+    )
+
+
+def first_weights(net: Any) -> dict[str, Any]:
+    """Return the same first A for every side: a tensor for each linear layer but the head."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    head = net.get_output_embeddings()
+    found = {}
+    for path, module in net.named_modules():
+        if isinstance(module, torch.nn.Linear) and module is not head:
+            bound = module.in_features**-0.5
+            draw = torch.rand(RANK, module.in_features, generator=generator)
+            found[path] = (draw * 2 - 1) * bound
+    return found
+
+
+def attach_sapwood(net: Any) -> dict[str, tuple[Any, Any]]:
+    """Attach LoRA and return its (A, B) by path."""
+    import torch
+
+    from sapwood.methods.lora import Lora, branches
+
+    first = first_weights(net)
+    Lora(rank=RANK, alpha=ALPHA).attach(net)
+    with torch.no_grad():
+        for path, layer in branches(net):
+            layer.lora_A.copy_(first[path])
+    return {path: (layer.lora_A, layer.lora_B) for path, layer in branches(net)}
+
+
+def attach_peft(net: Any) -> tuple[Any, dict[str, tuple[Any, Any]]]:
+    """Attach PEFT's LoRA and return (the PEFT net, its (A, B) by path)."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    first = first_weights(net)
+    config = LoraConfig(
+        r=RANK,
+        lora_alpha=int(ALPHA),
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    wrapped = get_peft_model(net, config)
+    found = {}
+    with torch.no_grad():
+        for path, module in wrapped.base_model.model.named_modules():
+            if hasattr(module, "lora_A"):
+                pair = (module.lora_A["default"].weight, module.lora_B["default"].weight)
+                pair[0].copy_(first[path])
+                found[path] = pair
+    return wrapped, found
+
+
+def supervision(net: Any, work: Work) -> Any:
+    """Return Sapwood's loss over the rows, the instruction computed once a pack."""
+    from sapwood.models.decoder import Decoder
+    from sapwood.training import Supervision, target
+
+    targets = [target(r, g, work.trie) for r, g in zip(work.rests, work.gold, strict=True)]
+    return Supervision(Decoder(net), targets, work.trie, shared=work.prefix, loss="vocabulary")
+
+
+def features(work: Work) -> list[dict[str, list[int]]]:
+    """Return every row for the Trainer: all tokens, and labels at the answer only."""
+    rows = []
+    for rest, gold in zip(work.rests, work.gold, strict=True):
+        prompt = [*work.prefix, *rest]
+        answer = [token for _, token in work.trie.paths[gold]]
+        rows.append({"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer})
+    return rows
+
+
+def collate(rows: Sequence[dict[str, list[int]]], pad: int) -> dict[str, Any]:
+    """Pad a batch to its longest row."""
+    import torch
+
+    longest = max(len(row["input_ids"]) for row in rows)
+    filled = {"input_ids": pad, "labels": -100}
+    batch = {
+        name: torch.tensor([[*row[name], *[fill] * (longest - len(row[name]))] for row in rows])
+        for name, fill in filled.items()
+    }
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    batch["attention_mask"] = (torch.arange(longest)[None] < lengths[:, None]).long()
+    return batch
+
+
+def run_sapwood(net: Any, work: Work) -> tuple[list[Ends], list[float]]:
+    """Train; return (clock at the end of every step, losses)."""
+    from sapwood.training import fit, make_optimiser
+
+    pairs = attach_sapwood(net)
+    optimiser = make_optimiser([p for pair in pairs.values() for p in pair], work.recipe)
+    ends: list[Ends] = []
+    losses = []
+    for step in fit(supervision(net, work), optimiser, work.recipe, total=work.total):
+        ends.append(clock())
+        losses.append(step.loss)
+    return ends, losses
+
+
+def run_trainer(net: Any, work: Work, arm: Arm) -> tuple[list[Ends], list[float], Any]:
+    """Train; return (clock at the end of every step, losses, the PEFT net)."""
+    import torch
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    from sapwood.training import learning_rate
+
+    ends: list[Ends] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            ends.append(clock())
+
+    wrapped, _ = attach_peft(net)
+    trained = [p for p in wrapped.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0, fused=True)  # its default
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda s: learning_rate(work.recipe, s + 1, work.total) / RATE
+    )
+    rows = features(work)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = TrainingArguments(
+            output_dir=folder,
+            max_steps=work.total,
+            per_device_train_batch_size=work.recipe.batch_size,
+            max_grad_norm=work.recipe.clip,
+            bf16=arm.dtype == "autocast",
+            use_cpu=True,
+            train_sampling_strategy="sequential",
+            dataloader_num_workers=0,
+            dataloader_pin_memory=False,
+            logging_strategy="steps" if arm.save else "no",
+            logging_steps=1,
+            save_strategy="no",
+            eval_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+        )
+        trainer = Trainer(
+            model=wrapped,
+            args=settings,
+            train_dataset=[rows[n] for n in work.order()],
+            data_collator=lambda batch: collate(batch, work.pad),
+            optimizers=(optimiser, schedule),
+            callbacks=[Clock()],
+        )
+        trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return ends, losses, wrapped
+
+
+def run_arm(arm: Arm) -> dict[str, Any]:
+    """Run one arm in this process and return what it took."""
+    from sapwood.launch import raise_malloc_thresholds
+
+    if arm.malloc == "raised":
+        raise_malloc_thresholds()
+    base = load(arm)
+    work = prepare(base.tokenizer, arm)
+    loaded = _resident()
+    before = _peak()
+    base.net.train()
+    if arm.side == "sapwood":
+        ends, losses = run_sapwood(base.net, work)
+        if arm.save:
+            save_sapwood(base.net, arm)
+    else:
+        ends, losses, wrapped = run_trainer(base.net, work, arm)
+        if arm.save:
+            wrapped.save_pretrained(arm.save)
+    counted = (arm.steps - arm.warm) * arm.batch
+    wall, cpu = (end - start for end, start in zip(ends[-1], ends[arm.warm - 1], strict=True))
+    return {
+        "examples_per_second": counted / wall if counted else 0.0,
+        "cpu_seconds_per_example": cpu / counted if counted else 0.0,
+        "peak_bytes": _peak(),
+        "peak_bytes_when_loaded": before,
+        "loaded_bytes": loaded,
+        "losses": losses,
+    }
+
+
+def save_sapwood(net: Any, arm: Arm) -> None:
+    """Write the adapter in PEFT's layout, as the Trainer's side is written."""
+    from sapwood.methods.lora import Lora, weights
+    from sapwood.methods.peft_folder import write_peft
+
+    method = Lora(rank=RANK, alpha=ALPHA)
+    write_peft(weights(net), method, Path(arm.save), base=arm.model, transposed=False)
+
+
+def _peak() -> int:
+    """Return this process's largest resident size so far, bytes.
+
+    Not ru_maxrss where /proc is there: on Linux a child begins with its parent's.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    except (OSError, StopIteration):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _resident() -> int:
+    """Return this process's resident size, bytes, or its peak where /proc is missing."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return _peak()
+    return pages * os.sysconf("SC_PAGE_SIZE")
