@@ -210,8 +210,8 @@ def reviews(count: int, seed: int = 0) -> list[tuple[str, str]]:
 def write_rows() -> Callable[..., Path]:
     """Writer of small CSV files: `write_rows(path)` or `write_rows(path, rows)`."""
 
-    def write(path: Path, rows: list[tuple[str, str]] | None = None) -> Path:
-        lines = [f"{text},{label}\n" for text, label in rows or reviews(120)]
+    def write(path: Path, rows: list[tuple[str, str]] | None = None, *, count: int = 120) -> Path:
+        lines = [f"{text},{label}\n" for text, label in rows or reviews(count)]
         path.write_text("text,label\n" + "".join(lines), encoding="utf-8")
         return path
 

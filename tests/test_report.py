@@ -173,7 +173,7 @@ def test_stopped_and_failed_candidates_say_why(pages: dict[str, str]) -> None:
     assert "Not separable at this size." in text
     assert "this machine has 6.2 GB free." in text
     assert "the budget of 300 s ended at step 180 of 600" in text
-    assert "The budget ended before these finished: LoRA, IA3. Failed: prefix-20." in text
+    assert "Stopped early, for the reasons in the table: LoRA, IA3. Failed: prefix-20." in text
 
 
 def test_missing_sections_say_so_in_a_sentence(pages: dict[str, str]) -> None:

@@ -89,7 +89,7 @@ def test_the_loss_is_the_mean_of_single_examples(tiny_net):
 
 
 def test_the_label_loss_is_the_cross_entropy_of_the_scores(tiny_net):
-    net, supervision, weights = make(tiny_net)
+    _, supervision, weights = make(tiny_net)
     numbers = list(range(6))
     whole, _, _ = gradients(supervision, weights, numbers, 10_000)
     decoder, trie = supervision.decoder, supervision.trie

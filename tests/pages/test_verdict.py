@@ -181,7 +181,7 @@ def test_unfinished_candidates_are_named() -> None:
     sentence, separable = verdict(found)
     assert separable
     assert sentence.endswith(
-        " The budget ended before these finished: LoRA, prefix-20. Failed: few-shot-16."
+        " Stopped early, for the reasons in the table: LoRA, prefix-20. Failed: few-shot-16."
     )
 
 

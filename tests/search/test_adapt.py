@@ -272,10 +272,10 @@ def test_a_label_that_only_the_test_file_has_counts_as_an_error(adapt, write_row
 
 
 def test_prompt_and_tune_try_their_families_only(adapt, write_rows, tmp_path):
-    data = write_rows(tmp_path / "d.csv")
+    data = write_rows(tmp_path / "d.csv", count=60)
     _, report = adapt(data, verb="prompt", out="p")
     assert {c["name"] for c in report["candidates"]} == NAMES - {"lora", "lora+context"}
-    ran, report = adapt(data, "--method", "lora+context", "--scope", "all", verb="tune", out="c")
+    _, report = adapt(data, "--method", "lora+context", "--scope", "all", verb="tune", out="c")
     names = [c["name"] for c in report["candidates"]]
     assert "lora+context" in names and "lora" not in names
     made = load(tmp_path / "c" / "run" / "candidates" / "lora+context" / "adaptation")

@@ -32,12 +32,12 @@ def timeless(value):
 
 @pytest.fixture(scope="module")
 def start(live, small_base, write_rows, tmp_path_factory):
-    data = write_rows(tmp_path_factory.mktemp("data") / "reviews.csv")
+    data = write_rows(tmp_path_factory.mktemp("data") / "reviews.csv", count=80)
 
     def run(out: Path, **order):
         return live(
             CODE, "adapt", data, "--model", small_base, "--encoder", "none", "--budget", "10m",
-            "--epochs", "4", "--device", "cpu", "--dtype", "float32", "--out", out, **order,
+            "--epochs", "3", "--device", "cpu", "--dtype", "float32", "--out", out, **order,
         )  # fmt: skip
 
     return run

@@ -77,7 +77,11 @@ class Prompter:
         return self._ids(self.context.template.prompt(shown, text), start=True)
 
     def labels(self, labels: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each label's words as they follow a query."""
+        """Return the token ids of each label's words as they follow a query.
+
+        Where one label begins another ("1" and "10"), each ends with the separator: else the
+        longer one could never win, nor the two be told apart among the labels' own tokens.
+        """
         stem = self.context.template.query("x")
         before = self._ids(stem, start=False)
         found = []
@@ -86,6 +90,10 @@ class Prompter:
             whole = self._ids(stem + words, start=False)
             together = whole[: len(before)] == before
             found.append(whole[len(before) :] if together else self._ids(words, start=False))
+        beginnings = {tuple(ids[:n]) for ids in found for n in range(len(ids))}
+        if any(tuple(ids) in beginnings for ids in found):
+            end = self._ids(self.context.template.separator, start=False)
+            found = [[*ids, *end] for ids in found]
         return found
 
     def _after_prefix(self, ids: list[int]) -> list[int]:

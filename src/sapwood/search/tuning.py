@@ -13,6 +13,7 @@ import torch
 from sapwood.adaptation import Adaptation
 from sapwood.checkpoint import load_checkpoint, save_checkpoint
 from sapwood.context.prompter import Context
+from sapwood.context.select import Stratified
 from sapwood.errors import ResourceError
 from sapwood.evaluation import Reader
 from sapwood.files import write_json
@@ -23,10 +24,11 @@ from sapwood.metrics import log_loss
 from sapwood.readouts import bias
 from sapwood.readouts.verbalizer import Verbalizer
 from sapwood.search.progress import PATIENCE, Progress
-from sapwood.search.workbench import Event, Made, Making, Stopped, Workbench
+from sapwood.search.workbench import Event, Made, Making, Workbench
 from sapwood.training import Recipe, Supervision, fit, make_optimiser, target
 
 MOST_EPOCHS = 3.0  # a fourth epoch gained nothing on any set tried, and over-fitted small ones
+FALLBACK_SHOTS = 4  # demonstrations to tune under when no few-shot candidate finished
 TIMED_STEPS = 6  # the schedule is fixed after so many steps have been timed
 CHECKPOINT_SECONDS = 20.0
 WATCHED_ROWS = 256  # development rows scored during training; all of them at the end
@@ -52,18 +54,23 @@ def tuned(bench: Workbench, name: str, *, under_context: bool) -> Making:
 
 
 def _demonstrated(bench: Workbench) -> Context:
-    """Return the context of the few-shot candidate with the best development score."""
+    """Return the context of the best few-shot candidate, or of one draw when none finished."""
     static = {
-        name: made
+        name: made.context
         for name, made in bench.finished.items()
-        if made.context is not None and made.context.shots and not made.context.per_query
+        if made.context is not None
+        and made.context.shots
+        and not made.context.per_query
+        and made.method is None
     }
-    if not static:
-        raise Stopped("no few-shot candidate finished, so there is no context to tune under")
-    best = max(static, key=lambda n: float(bench.rows_correct(bench.dev[n]).mean()))
-    found = static[best].context
-    assert found is not None
-    return found
+    if static:
+        best = max(static, key=lambda n: float(bench.rows_correct(bench.dev[n]).mean()))
+        return static[best]
+    train = bench.splits.train
+    shots = min(FALLBACK_SHOTS, len(train) // 2)
+    (numbers,) = Stratified().select(train, [], shots, bench.job.seed, labels=bench.labels)
+    shown = [train[n] for n in numbers]
+    return bench.context(shown, selection="stratified", shots=shots)
 
 
 class Training:
