@@ -133,7 +133,7 @@ class Decoder:
             yield torch.tensor(part)[pack.owners.cpu()], self.run(pack)
 
     def check_length(self, lengths: Sequence[int], prefix: int = 0) -> None:
-        """Raise ModelError (E-MODEL-030) when a row after `prefix` tokens is longer than allowed."""
+        """Raise ModelError (E-MODEL-030) when a row after `prefix` tokens is too long."""
         limit = getattr(self.net.config, "max_position_embeddings", None) or 1 << 62
         longest = prefix + max(lengths, default=0)
         if longest > limit:
