@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from sapwood.models.decoder import Decoder, Prefix
 from sapwood.models.encoder import Encoder
 from sapwood.models.labels import LabelHead
 from sapwood.models.load import Base, load_base
+from sapwood.models.store import BASES
 from sapwood.models.trie import LabelTrie, build_trie
 from sapwood.registry import resolve
 
@@ -72,13 +74,19 @@ class Bases:
         """Return what an adaptation records of a base."""
         base = self.get(name)
         return BaseRef(
-            name=name,
+            name=_lasting(name),
             sha256=base.sha256,
             kind=base.kind,
             licence=base.licence,
             upstream=base.upstream,
             dtype=base.runtime.dtype,
         )
+
+
+def _lasting(name: str) -> str:
+    """Return a name that is found from any folder: local paths are made absolute."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if name not in BASES and path.exists() else name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import numpy as np
 from sapwood.adaptation import copy
 from sapwood.config import VERSION
 from sapwood.evaluation import CHUNK, Predictor
-from sapwood.files import write_json
+from sapwood.files import told, write_json, write_text
 from sapwood.interfaces import Example, Floats
 from sapwood.metrics import (
     accuracy,
@@ -88,9 +88,10 @@ def read_test(bench: Workbench, recommended: str) -> Generator[Event, None, dict
             "tokens_per_query": tokens / len(rows),
         }
         write_json(folder / "result.json", result)
-        part = folder / ".test.part.npy"
-        np.save(part, probabilities)
-        part.replace(path)
+        with told(path):
+            part = folder / ".test.part.npy"
+            np.save(part, probabilities)
+            part.replace(path)
         bench.clock.save()
         found[name] = probabilities
     return found
@@ -290,7 +291,7 @@ def hand_over(bench: Workbench, report: dict[str, Any], card: str) -> None:
         "environment": report["environment"],
     }
     copy(bench.candidate_folder(name) / "adaptation", target, {"evidence": evidence})
-    (target / "README.md").write_text(card, encoding="utf-8")
+    write_text(target / "README.md", card)
 
 
 def _environment(bench: Workbench) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def climb(bench: Workbench) -> Iterator[Event]:
             result |= {"status": "failed", "why": f"{error.code}: {error.what}", "dev": None}
             if error.code.startswith("E-RESOURCE-00"):
                 raise  # the disk is full or not writable: going on would lose every result
-        except (RuntimeError, MemoryError, ValueError, ArithmeticError) as error:
+        except Exception as error:  # a candidate that fails is reported; the others go on
             result |= {"status": "failed", "why": f"{type(error).__name__}: {error}", "dev": None}
         except GeneratorExit:
             write_json(folder / "spent.json", {"seconds": spent + time.monotonic() - started})

@@ -98,6 +98,12 @@ def worst_errors(
     ]
 
 
+def _unit(vectors: Floats) -> Floats:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: Floats = vectors / np.maximum(lengths, 1e-9)
+    return scaled
+
+
 def _nearest(bench: Workbench, rows: Sequence[Example]) -> list[list[dict[str, Any]]]:
     """Return for each row its nearest training rows, by the encoder or by TF-IDF words."""
     if not rows:
@@ -105,16 +111,13 @@ def _nearest(bench: Workbench, rows: Sequence[Example]) -> list[list[dict[str, A
     train, texts = bench.splits.train, [e.text for e in rows]
     if bench.job.encoder:
         known, _ = bench.embed(bench.job.encoder, "train", train)
-        asked = bench.bases.embed(bench.job.encoder, texts)
+        similar = _unit(bench.bases.embed(bench.job.encoder, texts)) @ _unit(known).T
     else:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         words = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 3), max_features=20_000)
-        known = words.fit_transform([e.text for e in train]).toarray()
-        asked = words.transform(texts).toarray()
-    known = known / np.maximum(np.linalg.norm(known, axis=1, keepdims=True), 1e-9)
-    asked = asked / np.maximum(np.linalg.norm(asked, axis=1, keepdims=True), 1e-9)
-    similar = asked @ known.T
+        known = words.fit_transform([e.text for e in train])  # rows of length 1, sparse
+        similar = (words.transform(texts) @ known.T).toarray()
     return [
         [
             {"text": train[n].text, "label": train[n].label, "similarity": float(row[n])}

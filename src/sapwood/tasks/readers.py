@@ -75,8 +75,8 @@ def read_examples(
     path = Path(place).expanduser()
     if path.is_dir():
         path = find_files(path)["train"]
-    hub = None if path.exists() else HUB_NAME.match(place)
-    if hub and path.suffix.lower() not in FORMATS and not path.parent.is_dir():
+    hub = _hub_name(place, path)
+    if hub:
         rows, digest, where = hub_rows(hub[2], hub[4] or "train"), "", place
         notes: list[str] = []
     else:
@@ -132,8 +132,10 @@ def find_files(source: str | Path) -> dict[str, Path]:
     """
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        path = Path(_without_suffix(str(source))[0]).expanduser()
-        _must_be_file(path)
+        named = _without_suffix(str(source))[0]
+        path = Path(named).expanduser()
+        if not _hub_name(named, path):
+            _must_be_file(path)
         return {"train": Path(source)}
     inner = [folder / "data"] if (folder / "data").is_dir() else []
     for place in (folder, *inner):
@@ -184,6 +186,13 @@ def _without_suffix(source: str) -> tuple[str, int | None, int | None]:
     if int(first or sample) == 0:
         raise DataError("E-DATA-014", f"{source} asks for no rows", fix=f"{place}[:500]")
     return place, int(first) if first else None, int(sample) if sample else None
+
+
+def _hub_name(place: str, path: Path) -> re.Match[str] | None:
+    """Return the match of a hub data set's name, unless `place` looks like a local file."""
+    if path.exists() or path.suffix.lower() in FORMATS or path.parent.is_dir():
+        return None
+    return HUB_NAME.match(place)
 
 
 def _inspected(path: Path) -> Content:
