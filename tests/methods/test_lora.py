@@ -226,9 +226,11 @@ def test_settings_that_cannot_be_reproduced_are_refused(change, message, tmp_pat
         read_peft(tiny_net("llama"), tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # peft's own
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_peft_loads_our_folder_with_equal_logits_and_we_load_theirs(kind, tmp_path):
-    peft = pytest.importorskip("peft", reason="peft comes with the bench extra")
+    peft = pytest.importorskip("peft", reason="peft comes with the dev extra")
     net = tiny_net(kind)
     method = Lora(rank=4)
     method.attach(net)
