@@ -139,7 +139,7 @@ def attach_peft(net: Any) -> tuple[Any, dict[str, tuple[Any, Any]]]:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    wrapped = get_peft_model(net, config)
+    wrapped: Any = get_peft_model(net, config)
     found = {}
     with torch.no_grad():
         for path, module in wrapped.base_model.model.named_modules():

@@ -1,8 +1,8 @@
 """A linear layer with a trained low-rank branch beside it, saving its input once for autograd.
 
 `out = x W^T + b + scale * dropout(x) A^T B^T`. The layers that share one input (q, k, v; gate, up)
-save the same tensor; the dropout mask is drawn again from its seed in the backward pass and the
-inner product is computed again (rank / width of the cost of the layer), so nothing else is kept.
+save the same tensor; the dropout mask is drawn again from its seed in the backward pass; beside the
+input only its `rank` inner products a token are kept.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ class _Branch(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, layer: LowRank, seed: int) -> Tensor:
-        ctx.save_for_backward(x)
+        out, inner = layer.compute(x, seed)
+        ctx.save_for_backward(x, inner)
         ctx.layer, ctx.seed = layer, seed
         ctx.versions = (a._version, b._version)
-        return layer.compute(x, seed)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        (x,), layer = ctx.saved_tensors, ctx.layer
+        (x, down), layer = ctx.saved_tensors, ctx.layer
         a, b = layer.lora_A, layer.lora_B
         if ctx.versions != (a._version, b._version):
             raise RuntimeError("LoRA weights changed between the forward and the backward pass.")
@@ -39,7 +40,7 @@ class _Branch(torch.autograd.Function):
         inner = (grad @ low_b) * layer.scale  # (tokens, rank)
         dropped = flat if mask is None else flat * mask
         grad_a = inner.t() @ dropped
-        grad_b = (grad.t() @ (dropped @ low_a.t())) * layer.scale
+        grad_b = (grad.t() @ down) * layer.scale
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = grad @ layer.out_by_in()
@@ -98,14 +99,14 @@ class LowRank(nn.Module):
         keep = torch.rand(x.shape, generator=generator, device=x.device) >= self.dropout
         return keep.to(x.dtype).div_(1 - self.dropout)
 
-    def compute(self, x: Tensor, seed: int) -> Tensor:
-        """Return base output plus branch, without recording a graph of its own."""
+    def compute(self, x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Return (output, x A^T (tokens, rank)), without recording a graph of its own."""
         flat = x.flatten(0, -2)
         out = functional.linear(flat, self.out_by_in(), self.bias)
         mask = self.dropped(flat, seed)
         inner = (flat if mask is None else flat * mask) @ self.lora_A.to(x.dtype).t()
         out.addmm_(inner, self.lora_B.to(x.dtype).t(), alpha=self.scale)
-        return out.view(*x.shape[:-1], self.out_features)
+        return out.view(*x.shape[:-1], self.out_features), inner
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., inputs) to (..., outputs)."""
@@ -114,7 +115,7 @@ class LowRank(nn.Module):
         seed = int(torch.randint(1 << 62, ())) if self.training and self.dropout else 0
         if torch.is_grad_enabled():
             return _Branch.apply(x, self.lora_A, self.lora_B, self, seed)  # type: ignore[no-any-return,no-untyped-call]
-        return self.compute(x, seed)
+        return self.compute(x, seed)[0]
 
     @torch.no_grad()
     def delta(self) -> Tensor:
