@@ -12,7 +12,6 @@ public registries, and leaves calls without a layout to the usual implementation
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -116,8 +115,9 @@ class _Merged(torch.autograd.Function):
         out, total = _own_part(query, key, value, masks, scale)
         if prefix_key is not None:
             mask = _prefix_mask(visible, query.dtype)
-            part, logsum = _attend(
-                (query[:, :, shared:], prefix_key, prefix_value), False, mask, scale
+            rows_query = query[:, :, shared:]
+            part, logsum = _flash(
+                rows_query, prefix_key, prefix_value, 0.0, False, attn_mask=mask, scale=scale
             )
             if visible is not None:  # the kernel gives 0 where a token sees no key at all
                 logsum = logsum.masked_fill(~visible.any(1), float("-inf"))
@@ -171,35 +171,11 @@ def _own_part(
     total = torch.empty(tokens, heads, dtype=torch.promote_types(query.dtype, torch.float32))
     for group, mask in masks:
         rows = [_gather(part, group) for part in (query, key, value)]
-        own, logsum = _attend(rows, mask is None, mask, scale)
+        own, logsum = _flash(*rows, 0.0, mask is None, attn_mask=mask, scale=scale)
         where = group.index[group.valid]
         out[where] = own.transpose(1, 2)[group.valid]
         total[where] = logsum.transpose(1, 2)[group.valid]
     return out.transpose(0, 1)[None], total.transpose(0, 1)[None]
-
-
-def _attend(
-    rows: Sequence[Tensor], causal: bool, mask: Tensor | None, scale: float
-) -> tuple[Tensor, Tensor]:
-    """Return (output, log-sum-exp) of (query, key, value), each (rows, heads, length, size)."""
-    query, key, value = rows
-    if key.shape[2] > _SHORT:
-        out, logsum = _flash(query, key, value, 0.0, causal, attn_mask=mask, scale=scale)
-        return out, logsum
-    count, heads, length, size = query.shape
-    kept = key.shape[1]
-    together = query.reshape(count, kept, heads // kept * length, size)
-    scores = (together @ key.transpose(-1, -2)).view(count, heads, length, -1)
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).mul_(scale)
-    if causal:
-        scores += torch.full(scores.shape[-2:], float("-inf"), dtype=scores.dtype).triu_(1)
-    elif mask is not None:
-        scores += mask
-    logsum = scores.logsumexp(-1)
-    # a token that sees no key has minus infinity here; its output is 0, as in the flash kernel
-    share = scores.sub_(logsum[..., None]).exp_().nan_to_num_(0.0).to(value.dtype)
-    out = share.view(count, kept, heads // kept * length, -1) @ value
-    return out.view(query.shape), logsum
 
 
 def _flash_gradients(
