@@ -6,9 +6,11 @@ import ctypes
 import json
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sapwood.config import home
 from sapwood.errors import ConfigError, ResourceError
@@ -21,6 +23,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 # Rows x inner x outer of the measured product: SmolLM2's widest layer over a typical packed batch.
 MEASURED_SHAPE = (512, 576, 1536)
 MEASURED_SECONDS = 0.1  # for each of the two formats
+WORTH_ONEDNN = 1.3  # a private operator of torch is worth using for no less
 WORTH_IT = 1.5  # below this speed-up float32's precision is the better bargain
 # glibc refuses an mmap threshold above half an arena's size (malloc/arena.c): 32 MiB on 64 bits.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -86,18 +89,50 @@ def bfloat16_speedup(*, afresh: bool = False) -> float:
 
     Measured in about 0.2 s and kept per machine under the cache folder; `afresh` measures again.
     """
-    machine = processor()
-    kept = home() / "machine.json"
-    if not afresh:
-        try:
-            known = json.loads(kept.read_text(encoding="utf-8"))
-            if known["machine"] == asdict(machine):
-                return float(known["bfloat16_speedup"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # never measured, or by another version: measure now
-    speedup = _seconds("float32") / _seconds("bfloat16")
-    write_json(kept, {"machine": asdict(machine), "bfloat16_speedup": round(speedup, 3)})
-    return speedup
+    return _kept(
+        "bfloat16_speedup", lambda: _seconds("float32") / _seconds("bfloat16"), afresh=afresh
+    )
+
+
+@cache
+def onednn_is_faster() -> bool:
+    """Return whether oneDNN multiplies float32 matrices clearly faster than torch's default here.
+
+    torch's default on x86 is MKL, which runs at half of oneDNN's speed on AMD processors. Measured
+    in about 0.2 s and kept per machine, so that every run there computes the same bits.
+    """
+    if not has_onednn():
+        return False
+    speedup = _kept(
+        "onednn_speedup", lambda: _seconds("float32") / _seconds("float32", onednn=True)
+    )
+    return speedup >= WORTH_ONEDNN
+
+
+def has_onednn() -> bool:
+    """Return whether this torch has oneDNN's fused linear product (x86 CPU builds do)."""
+    import torch
+
+    here = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    return here and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _kept(name: str, measure: Callable[[], float], *, afresh: bool = False) -> float:
+    """Return a measurement of this machine, from the cache folder where it was made before."""
+    machine = asdict(processor())
+    path = home() / "machine.json"
+    known: dict[str, Any] = {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["machine"] == machine:
+            known = content
+            if not afresh:
+                return float(content[name])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # never measured, or by another version: measure now
+    found = round(measure(), 3)
+    write_json(path, {**known, "machine": machine, name: found})
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +198,7 @@ def _require_device(device: str) -> None:
         )
 
 
-def _seconds(dtype: str) -> float:
+def _seconds(dtype: str, *, onednn: bool = False) -> float:
     """Return the least time of one product of MEASURED_SHAPE; the least is the undisturbed one."""
     import torch
 
@@ -177,7 +212,10 @@ def _seconds(dtype: str) -> float:
     with torch.inference_mode():
         while runs < 3 or time.perf_counter() < end:
             start = time.perf_counter()
-            torch.nn.functional.linear(left, weight)
+            if onednn:
+                torch.ops.mkldnn._linear_pointwise(left, weight, None, "none", [], "")
+            else:
+                torch.nn.functional.linear(left, weight)
             least, runs = min(least, time.perf_counter() - start), runs + 1
     return least
 
