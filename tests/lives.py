@@ -66,11 +66,17 @@ def watch(pid: int, order: dict) -> int:
         time.sleep(0.001)
 
 
-for line in sys.stdin:
-    order = json.loads(line)
-    begun = time.monotonic()
-    child = os.fork()
-    if child == 0:
-        live(order)
-    code = watch(child, order)
-    print(json.dumps({"code": code, "seconds": time.monotonic() - begun}), flush=True)
+def main() -> None:
+    """Obey the orders on stdin, one line each."""
+    for line in sys.stdin:
+        order = json.loads(line)
+        begun = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            live(order)
+        code = watch(child, order)
+        print(json.dumps({"code": code, "seconds": time.monotonic() - begun}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
