@@ -6,7 +6,7 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
-BUDGET ?= 4m
+BUDGET ?= 5m
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
