@@ -51,6 +51,7 @@ def test_json_is_one_object_on_stdout(run: Path) -> None:
 def test_no_colour_reaches_a_file_or_a_shy_terminal(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)  # checks are often run with it
     plain = CliRunner().invoke(command, [str(run)], catch_exceptions=False)
     assert "\x1b" not in plain.stdout
     bold = CliRunner().invoke(command, [str(run)], catch_exceptions=False, color=True)
