@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -87,14 +86,3 @@ class Readout(Protocol):
     def state(self) -> tuple[dict[str, Any], dict[str, Floats]]:
         """Return (settings, arrays)."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """Which parts an adaptation fills, each in words for the report, or None."""
-
-    context: str | None = None
-    prefix: str | None = None
-    method: str | None = None
-    readout: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +92,3 @@ def _data_line(material: Material) -> str:
         f"{len(splits.train):,} train, {len(splits.dev):,} dev, {len(splits.test):,} test rows, "
         f"{labels} labels" + (f", {dropped:,} rows not used" if dropped else "")
     )
-
-
-def drain(events: Iterator[Event]) -> Any:
-    """Run a generator of events to its end and return its result, for callers without a screen."""
-    while True:
-        try:
-            next(events)
-        except StopIteration as end:
-            return end.value
