@@ -245,7 +245,8 @@ def _readout(folder: Path) -> tuple[str, Readout]:
 def _context(content: dict[str, Any]) -> Context:
     template = Template(**content.pop("template"))
     shown = tuple(Example(**d) for d in content.pop("demonstrations"))
-    return Context(template=template, demonstrations=shown, **content)
+    groups = tuple(tuple(map(int, group)) for group in content.pop("groups"))
+    return Context(template=template, demonstrations=shown, groups=groups, **content)
 
 
 def _golden(main: Mapping[str, Any]) -> Golden:

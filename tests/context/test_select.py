@@ -50,12 +50,12 @@ def test_every_selector_keeps_its_word(name, pool, queries, seed):
     chosen = choose(name, pool, queries, k, seed)
     assert chosen == choose(name, pool, queries, k, seed)
     assert len(chosen) == len(queries)
-    if not resolve("selector", SELECTORS, name).per_query:
+    if resolve("selector", SELECTORS, name).sharing == "all":
         assert len(set(chosen)) == 1
     for query, places in zip(queries, chosen, strict=True):
         assert len(set(places)) == len(places) <= k
         assert all(pool[place].text != query for place in places)
-        if resolve("selector", SELECTORS, name).per_query:
+        if resolve("selector", SELECTORS, name).sharing == "query":
             usable = sum(example.text != query for example in pool)
             assert len(places) == min(k, usable)
 

@@ -30,7 +30,7 @@ def test_lm_eval_3978_a_query_never_stands_among_its_own_demonstrations(name):
     chosen = selector.select(train, queries, 4, 0, labels=("a", "b"))
     for query, numbers in zip(queries, chosen if len(chosen) > 1 else chosen * 13, strict=True):
         shown = {" ".join(train[n].text.lower().split()) for n in numbers}
-        if selector.per_query:
+        if selector.sharing == "query":
             assert " ".join(query.lower().split()) not in shown
 
 

@@ -144,7 +144,7 @@ def test_dspy_1089_a_prompt_that_chooses_demonstrations_for_each_query_can_be_sa
     """Save a compiled kNN few-shot program: "pretty fundamental... not trivial"."""
     folder = small_run.out / "run" / "candidates" / "few-shot-8-bm25" / "adaptation"
     context = json.loads((folder / "context.json").read_text())
-    assert context["per_query"] and len(context["demonstrations"]) > context["shots"]
+    assert context["sharing"] == "query" and len(context["demonstrations"]) > context["shots"]
     assert sapwood("predict", folder, "great film", "--dtype", "float32").code == 0
 
 

@@ -18,23 +18,37 @@ MAX_TEXT_TOKENS = 256
 class Context:
     """What is prepended as text.
 
-    `selection`: the name of the rule that chose the demonstrations; with a per-query rule
-    `demonstrations` is the pool it chooses from, `shots` a query. `max_text_tokens` bounds each
-    text, query or demonstration; longer ones lose their end.
+    `selection`, `order`: the names of the rules that chose and ordered the demonstrations.
+    `sharing`: how many queries see the same demonstrations: "all" of them see all of
+    `demonstrations`; with "group" each sees the one of `groups` (places in `demonstrations`) whose
+    first member is most like it; with "query" `demonstrations` is a pool from which `shots` are
+    chosen for each. `encoding`: "exact", or "blocks": each demonstration is encoded alone, an
+    approximation. `max_text_tokens` bounds each text, query or demonstration; longer ones lose
+    their end.
     """
 
     template: Template
     demonstrations: tuple[Example, ...] = ()
     selection: str = "none"
+    order: str = "given"
     shots: int = 0
-    per_query: bool = False
+    sharing: str = "all"
+    groups: tuple[tuple[int, ...], ...] = ()
+    encoding: str = "exact"
     max_text_tokens: int = MAX_TEXT_TOKENS
 
     def describe(self) -> str | None:
         """Return the context in words for the report, or None without demonstrations."""
         if not self.shots:
             return None
-        return f"{self.shots} demonstrations, {self.selection}"
+        words = [f"{self.shots} demonstrations", self.selection]
+        if self.groups:
+            words[0] = f"{len(self.groups)} contexts of {words[0]}"
+        if self.order != "given":
+            words.append(f"ordered by {self.order}")
+        if self.encoding != "exact":
+            words.append(f"encoded in {self.encoding} (approximate)")
+        return ", ".join(words)
 
 
 class Prompter:
@@ -49,7 +63,7 @@ class Prompter:
         self.tokenizer = tokenizer
         self.context = context
         self.truncated = 0
-        demonstrations = () if context.per_query else context.demonstrations
+        demonstrations = context.demonstrations if context.sharing == "all" else ()
         self.shown = tuple(self._cut(d) for d in demonstrations)
         self.head = context.template.head(self.shown)
         self.prefix: tuple[int, ...] = tuple(self._ids(self.head, start=True)) if self.head else ()

@@ -7,7 +7,7 @@ nearest     by cosine of given embeddings, most similar last (KATE; Liu et al. 2
 bm25        by words in common, most similar last (Robertson & Zaragoza 2009), no model needed
 
 A selector that chooses per query makes every context unique: nothing is shared between queries,
-and each pays for reading its whole context. It says so by `per_query`.
+and each pays for reading its whole context. It says so by `sharing`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TOKEN = re.compile(rf"[{UNSPACED}]+|[^\W{UNSPACED}]+")
 class Selector(Protocol):
     """Chooses demonstrations for queries; a frozen dataclass without state."""
 
-    per_query: ClassVar[bool]
+    sharing: ClassVar[str]  # "all", "group" or "query": who sees the same demonstrations
 
     def select(
         self,
@@ -71,7 +71,7 @@ class Selector(Protocol):
 class Stratified:
     """As many examples of each label as `k` allows, in random order, the same for every query."""
 
-    per_query: ClassVar[bool] = False
+    sharing: ClassVar[str] = "all"
 
     def select(
         self,
@@ -108,7 +108,7 @@ class Stratified:
 class Nearest:
     """The `k` examples whose embeddings point most nearly the way of the query's."""
 
-    per_query: ClassVar[bool] = True
+    sharing: ClassVar[str] = "query"
 
     def select(
         self,
@@ -145,7 +145,7 @@ class Nearest:
 class Bm25:
     """The `k` examples that share the rarest words with the query, by BM25 (Lucene's form)."""
 
-    per_query: ClassVar[bool] = True
+    sharing: ClassVar[str] = "query"
 
     def select(
         self,

@@ -45,8 +45,8 @@ def few_shot(bench: Workbench, name: str, shots: int, selection: str) -> Making:
     train, dev = bench.splits.train, bench.splits.dev
     shots = min(shots, len(train) // 2)
     selector = resolve("selector", SELECTORS, selection)()
-    if selector.per_query:
-        context = bench.context(train, selection=selection, shots=shots, per_query=True)
+    if selector.sharing == "query":
+        context = bench.context(train, selection=selection, shots=shots, sharing="query")
         reader = bench.reader(context)
         _afford_per_query(bench, reader, shots)
         rows = list(bench.shuffled[: BIAS_ROWS // 2])

@@ -45,7 +45,7 @@ def rendered_examples(bench: Workbench, recommended: str) -> list[dict[str, Any]
 
 
 def _demonstrations(bench: Workbench, context: Context, example: Example) -> tuple[Example, ...]:
-    if not context.per_query:
+    if context.sharing == "all":
         return context.demonstrations
     pool = context.demonstrations
     if context.selection == "nearest":

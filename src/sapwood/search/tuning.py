@@ -60,7 +60,7 @@ def _demonstrated(bench: Workbench) -> Context:
         for name, made in bench.finished.items()
         if made.context is not None
         and made.context.shots
-        and not made.context.per_query
+        and made.context.sharing == "all"
         and made.method is None
     }
     if static:

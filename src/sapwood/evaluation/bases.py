@@ -1,0 +1,69 @@
+"""The bases of one process, each loaded once, with the decoder or encoder over it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sapwood.adaptation import BaseRef
+from sapwood.interfaces import Floats
+from sapwood.launch import Runtime
+from sapwood.methods import lora
+from sapwood.models.decoder import Decoder
+from sapwood.models.encoder import Encoder
+from sapwood.models.load import Base, load_base
+from sapwood.models.store import BASES
+
+
+class Bases:
+    """The bases of this process, each loaded once."""
+
+    def __init__(self, runtime: Runtime, *, trust_remote_code: str = "") -> None:
+        self.runtime = runtime
+        self.trust_remote_code = trust_remote_code
+        self._loaded: dict[str, Base] = {}
+        self._decoders: dict[str, Decoder] = {}
+        self._encoders: dict[str, Encoder] = {}
+
+    def get(self, name: str) -> Base:
+        """Return the base called `name`, loading it at the first call."""
+        if name not in self._loaded:
+            self._loaded[name] = load_base(
+                name, self.runtime, trust_remote_code=self.trust_remote_code
+            )
+        return self._loaded[name]
+
+    def decoder(self, name: str) -> Decoder:
+        """Return the packed decoder over a base."""
+        if name not in self._decoders:
+            net = self.get(name).net
+            self._decoders[name] = Decoder(net, weights_key=lambda: lora.weights_key(net))
+        return self._decoders[name]
+
+    def embed(self, name: str, texts: Sequence[str]) -> Floats:
+        """Return one vector for each text from an encoder, (texts, hidden)."""
+        base = self.get(name)
+        if name not in self._encoders:
+            self._encoders[name] = Encoder(base.net)
+        coded = base.tokenizer(
+            list(texts), truncation=True, max_length=min(base.max_length, 512), verbose=False
+        )
+        return self._encoders[name].features([list(ids) for ids in coded["input_ids"]])
+
+    def reference(self, name: str) -> BaseRef:
+        """Return what an adaptation records of a base."""
+        base = self.get(name)
+        return BaseRef(
+            name=_lasting(name),
+            sha256=base.sha256,
+            kind=base.kind,
+            licence=base.licence,
+            upstream=base.upstream,
+            dtype=base.runtime.dtype,
+        )
+
+
+def _lasting(name: str) -> str:
+    """Return a name that is found from any folder: local paths are made absolute."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if name not in BASES and path.exists() else name

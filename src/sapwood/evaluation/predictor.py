@@ -1,0 +1,143 @@
+"""From an adaptation and texts to probabilities, after its golden probe has reproduced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from sapwood.adaptation import Adaptation
+from sapwood.errors import ModelError
+from sapwood.evaluation.bases import Bases
+from sapwood.evaluation.reader import Reader
+from sapwood.interfaces import Floats
+from sapwood.methods import lora
+
+# Texts read at once: enough rows to fill packs, few enough that progress moves and a stop is quick.
+CHUNK = 64
+# How far a golden probe may drift: rounding of the number format; on another machine the format
+# itself may differ, which moves probabilities by a few hundredths.
+_TOLERANCE = {"float32": 2e-3, "bfloat16": 4e-2, "float16": 2e-2}
+_OTHER_FORMAT = 0.1
+
+
+class Predictor:
+    """An adaptation over its loaded base. Use as a context manager: leaving detaches the method.
+
+    Raises ModelError (E-MODEL-050) when the base's weights are not those it was made for.
+    """
+
+    def __init__(self, adaptation: Adaptation, bases: Bases) -> None:
+        self.adaptation, self.bases = adaptation, bases
+        self.tokens = 0
+        self._net: Any = None
+        self._reader: Reader | None = None
+        for ref in (adaptation.base, adaptation.embedder):
+            found = bases.get(ref.name).sha256 if ref is not None else ""
+            if ref is not None and found != ref.sha256:
+                raise ModelError(
+                    "E-MODEL-050",
+                    f"The base '{ref.name}' here is not the one this adaptation was made for.",
+                    details=[f"expected weights {ref.sha256[:16]}, found {found[:16]}"],
+                    fix="load it with its own base, or adapt this one",
+                )
+
+    def __enter__(self) -> Predictor:
+        made = self.adaptation
+        if made.base is None or made.base.kind == "encoder":
+            return self
+        if made.method is not None:
+            self._net = self.bases.get(made.base.name).net
+            attach_weights(self._net, made)
+        assert made.context is not None
+        self._reader = Reader(
+            self.bases,
+            made.base.name,
+            made.context,
+            made.labels,
+            embedder=made.embedder.name if made.embedder else None,
+            scope=made.scope,
+        )
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._net is not None:
+            lora.detach(self._net)
+            self._net = None
+
+    def inputs(self, texts: Sequence[str]) -> Any:
+        """Return what the readout reads for `texts`."""
+        made = self.adaptation
+        if made.base is None:
+            return list(texts)
+        if made.base.kind == "encoder":
+            return self.bases.embed(made.base.name, texts)
+        assert self._reader is not None, "use the predictor in a with block"
+        normalise = "vocabulary"
+        if made.reads == "scores":
+            normalise = str(made.readout.state()[0]["normalise"])
+        reading = self._reader.read(texts, normalise=normalise)
+        self.tokens += reading.tokens
+        return reading.features if made.reads == "features" else reading.scores
+
+    def probabilities(self, texts: Sequence[str]) -> Floats:
+        """Return class probabilities, (texts, labels)."""
+        return self.adaptation.readout.probabilities(self.inputs(texts))
+
+    def stream(self, texts: Sequence[str]) -> Iterator[Floats]:
+        """Yield probabilities a chunk of texts at a time, in order."""
+        for start in range(0, len(texts), CHUNK):
+            yield self.probabilities(texts[start : start + CHUNK])
+
+
+def attach_weights(net: Any, made: Adaptation) -> None:
+    """Attach a saved method to `net`; raises ModelError when a tensor does not map."""
+    assert made.method is not None
+    made.method.attach(net)
+    own = lora.weights(net)
+    given = {name.removeprefix("base_model.model."): t for name, t in made.weights.items()}
+    wrong = sorted(set(own) ^ set(given))
+    wrong += [n for n in set(own) & set(given) if own[n].shape != given[n].shape]
+    if wrong:
+        lora.detach(net)
+        raise ModelError(
+            "E-MODEL-023",
+            f"{len(wrong)} tensors of the method do not map onto the base.",
+            details=wrong[:8],
+            fix="load it with the base it was trained on",
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(given[name])
+
+
+@contextmanager
+def predicting(adaptation: Adaptation, bases: Bases) -> Iterator[Predictor]:
+    """Yield a ready predictor after its golden probe has reproduced; detach at the end."""
+    with Predictor(adaptation, bases) as predictor:
+        check_golden(predictor)
+        yield predictor
+
+
+def check_golden(predictor: Predictor) -> None:
+    """Raise ModelError (E-MODEL-051) when the recorded inputs no longer give what they gave."""
+    made = predictor.adaptation
+    if not made.golden.texts:
+        return
+    recorded = made.base.dtype if made.base else "float32"
+    here = predictor.bases.runtime.dtype
+    bound = _TOLERANCE.get(recorded, 2e-3)
+    if made.base is not None and here != recorded:
+        bound = _OTHER_FORMAT
+    found = predictor.probabilities(made.golden.texts)
+    drift = float(np.abs(found - np.array(made.golden.probabilities)).max())
+    if not drift <= bound:
+        raise ModelError(
+            "E-MODEL-051",
+            f"This adaptation does not reproduce its golden probe: a probability moved by "
+            f"{drift:.3f}, {bound:.3f} is allowed.",
+            fix="check the versions in its evidence; adapt again if the base changed",
+        )
