@@ -16,6 +16,7 @@ from sapwood.interfaces import Example
 from sapwood.methods import lora
 from sapwood.methods.lora import Lora
 from sapwood.methods.peft_folder import read_peft
+from sapwood.methods.prefix import StoredPrefix, read_prefix
 from sapwood.readouts import bias
 from sapwood.readouts.majority import Majority
 from sapwood.readouts.tfidf import TfIdf
@@ -172,3 +173,45 @@ def test_parts_in_words(tfidf, tuned):
     fitted = bias.labels(np.log([[0.6, 0.4], [0.7, 0.3], [0.2, 0.8]]), np.array([0, 1, 1]))
     readout = Verbalizer(labels=LABELS, bias=fitted)
     assert replace(tuned, readout=readout).parts()["readout"] == "verbalizer + bias (labels)"
+
+
+@pytest.fixture
+def prefix():
+    tensor = torch.randn(5, 4, 2, 8, generator=torch.Generator().manual_seed(1))
+    return StoredPrefix(tensor=tensor, origin="4 demonstrations", trained=True)
+
+
+def test_a_prefix_comes_back_alone_and_beside_lora(tuned, prefix, tmp_path):
+    alone = replace(tuned, prefix=prefix, method=None, weights={})
+    for name, made, where in (("a", alone, "."), ("b", replace(tuned, prefix=prefix), "prefix")):
+        save(made, tmp_path / name)
+        assert torch.equal(read_prefix(tmp_path / name / where), prefix.tensor)
+        again = load(tmp_path / name)
+        assert torch.equal(again.prefix.tensor, prefix.tensor)
+        assert again.parts() == made.parts()
+        assert again.parts()["prefix"] == "5 tokens, from 4 demonstrations, trained"
+        assert again.parts()["context"] is None
+        assert (again.method is None) == (name == "a")
+    assert again.parts()["method"] == "lora r=4"
+    copy(tmp_path / "b", tmp_path / "c", {"evidence": {"dev": 1}})
+    assert torch.equal(load(tmp_path / "c").prefix.tensor, prefix.tensor)
+
+
+def test_a_changed_prefix_is_named(tuned, prefix, tmp_path):
+    save(replace(tuned, prefix=prefix), tmp_path / "a")
+    (tmp_path / "a" / "prefix" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError) as caught:
+        load(tmp_path / "a")
+    assert caught.value.details == (
+        "prefix/adapter_config.json is not the file that was saved (its SHA-256 differs)",
+    )
+
+
+def test_a_folder_without_the_field_has_no_prefix(tuned, tmp_path):
+    """Folders of version 0.1.0 do not name it."""
+    save(tuned, tmp_path / "a")
+    path = tmp_path / "a" / "adaptation.json"
+    content = json.loads(path.read_text())
+    del content["prefix"]
+    path.write_text(json.dumps(content))
+    assert load(tmp_path / "a").prefix is None

@@ -25,6 +25,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("context", "readouts", "methods", "models", "checkpoint", "pages"),
     ("adaptation",),
     ("training", "evaluation", "testing"),
+    ("bridges",),
     ("search",),
     ("report",),
     ("commands",),

@@ -17,8 +17,12 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ("icl_scoring", "tuning")
-PEERS = {"icl_scoring": ("lm_eval", "datasets"), "tuning": ("peft", "accelerate")}
+SCRIPTS = ("icl_scoring", "icl_table", "tuning")
+PEERS = {
+    "icl_scoring": ("lm_eval", "datasets"),
+    "icl_table": ("numpy",),
+    "tuning": ("peft", "accelerate"),
+}
 ICL_RATIOS = {
     "one_token_vs_lm_eval", "many_label_vs_lm_eval",
     "one_token_vs_plain_loop", "many_label_vs_plain_loop",
@@ -37,11 +41,11 @@ def launch(script: str, *flags: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def smoke(script: str, checkpoint: Path) -> dict[str, Any]:
+def smoke(script: str, checkpoint: Path, *more: str) -> dict[str, Any]:
     missing = [name for name in PEERS[script] if find_spec(name) is None]
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed: pip install -e '.[bench]'")
-    flags = ("--smoke", "--json", "--threads", "1", "--model", str(checkpoint))
+    flags = ("--smoke", "--json", "--threads", "1", "--model", str(checkpoint), *more)
     done = launch(script, *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -71,6 +75,47 @@ def test_icl_scoring_shape(tiny_checkpoint: Callable[[str], Path]) -> None:
     for row in found["rows"]:
         assert row["largest_difference_of_log_p"] <= 1e-4
         assert row["predictions_equal"]
+    assert {row["scorer"] for row in found["rows"]} == {"direct", "channel"}
+    # What was not scored is never passed off as measured.
+    sampled = [row for row in found["rows"] if row["labels_scored"] < row["labels"]]
+    assert {row["setting"] for row in sampled} == {"banking77"}
+    assert all("labels were scored" in row["extrapolated"] for row in sampled)
+    assert "banking77_vs_lm_eval_extrapolated" in found["ratios"]
+    assert "banking77_vs_lm_eval" not in found["ratios"]
+
+
+def test_icl_table_collects_once_and_reports(
+    tiny_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    cache, words = tmp_path / "cache", tmp_path / "tables.md"
+    words.write_text("# Kept\n<!-- icl_table: begin -->old<!-- icl_table: end -->\nend\n")
+    flags = ("--cache", str(cache), "--markdown", str(words))
+    found = smoke("icl_table", tiny_checkpoint("llama"), *flags)
+    assert not found["missing"]
+    kinds = {(row["scorer"], row["bias"]) for row in found["rows"]}
+    assert {
+        ("direct", "none"),
+        ("direct-bytes", "labels"),
+        ("channel", "batch"),
+        ("probe", "none"),
+    } <= kinds
+    assert {row["shots"] for row in found["rows"]} == {0, 4, 16}
+    for row in found["rows"]:
+        assert row["low"] <= row["accuracy"] <= row["high"]
+        assert row["worst"] == min(row["per_seed"])
+        assert row["seeds"] == 2
+    gain = next(r for r in found["summary"] if r["bias"] == "none")["against_none"]
+    assert gain["difference"] == gain["low"] == gain["high"] == 0
+    written = words.read_text(encoding="utf-8")
+    assert "| none |" in written
+    assert written.startswith("# Kept\n")
+    assert written.endswith("\nend\n")
+    assert "old" not in written.split("begin")[1].split("end")[0]
+    files = {path: path.stat().st_mtime_ns for path in (cache / "smoke").iterdir()}
+    assert len(files) == (3 + 3 + 3 + 1) * 2  # shots of what is scored, features once, times seeds
+    again = smoke("icl_table", tiny_checkpoint("llama"), *flags)
+    assert again["rows"] == found["rows"]
+    assert {path: path.stat().st_mtime_ns for path in (cache / "smoke").iterdir()} == files
 
 
 @pytest.mark.slow

@@ -1,8 +1,9 @@
 """The artifact: a frozen base, what is prepended, what perturbs it, how it is read, and evidence.
 
 A folder: `adaptation.json` (base, parts, evidence, a golden probe, a hash of each file),
-`context.json`, `readout.json` with `readout.safetensors`, and, with a method, `adapter_config.json`
-and `adapter_model.safetensors` in PEFT's layout. No pickle; written whole or not at all.
+`context.json`, `readout.json` with `readout.safetensors`, and, with a method or a prefix,
+`adapter_config.json` and `adapter_model.safetensors` in PEFT's layout; with both, the prefix has
+a folder `prefix` of its own. No pickle; written whole or not at all.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ import numpy as np
 from safetensors import SafetensorError
 
 from sapwood.config import VERSION
+from sapwood.context.facts import RECORDS, SETTINGS, Knowledge, has_facts, load_facts
 from sapwood.context.prompter import Context
 from sapwood.context.template import Template
 from sapwood.errors import ModelError
 from sapwood.files import new_folder, write_json
 from sapwood.interfaces import Example, Readout
 from sapwood.methods.lora import Lora
+from sapwood.methods.prefix import StoredPrefix, check_fits, read_prefix, write_prefix
+from sapwood.models.decoder import Decoder, Prefix
 from sapwood.readouts import READOUTS
 from sapwood.registry import resolve
 
@@ -32,16 +36,10 @@ SCHEMA = "sapwood.adaptation/1"
 MAIN, CONTEXT, READOUT, ARRAYS = (
     "adaptation.json", "context.json", "readout.json", "readout.safetensors",
 )  # fmt: skip
-_HASHED = (CONTEXT, READOUT, ARRAYS, "adapter_config.json", "adapter_model.safetensors")
-
-# What each readout reads: nothing or the texts themselves, or features or scores of the base.
-READS = {
-    "majority": "texts",
-    "tf-idf": "texts",
-    "probe": "features",
-    "knn": "features",
-    "verbalizer": "scores",
-}
+PREFIX = "prefix"
+_PEFT = ("adapter_config.json", "adapter_model.safetensors")
+_OWN_FOLDER = tuple(f"{PREFIX}/{name}" for name in _PEFT)
+_HASHED = (CONTEXT, READOUT, ARRAYS, *_PEFT, *_OWN_FOLDER, SETTINGS, RECORDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +68,9 @@ class Adaptation:
 
     `readout_name` is a key of READOUTS; `base` and `context` are None for readouts of bare texts;
     `embedder` chooses demonstrations for each query; `method` with its `weights` (by module path);
-    `scope` is "all" or "suffix": whether the method also acts while the context is encoded.
+    `scope` is "all" or "suffix": whether the method also acts while the context is encoded. A
+    `prefix` takes the place of the context's text: queries follow it, the text is not read again.
+    `facts` finds the lines that are put before each query; its knowledge is saved with the rest.
     """
 
     labels: tuple[str, ...]
@@ -79,6 +79,8 @@ class Adaptation:
     base: BaseRef | None = None
     context: Context | None = None
     embedder: BaseRef | None = None
+    prefix: StoredPrefix | None = None
+    facts: Knowledge | None = None
     method: Lora | None = None
     weights: Mapping[str, Any] = field(default_factory=dict)
     transposed: bool = False
@@ -89,21 +91,25 @@ class Adaptation:
     @property
     def reads(self) -> str:
         """Return "texts", "features" or "scores"."""
-        return READS[self.readout_name]
+        return str(getattr(self.readout, "reads", "texts"))
 
     def parts(self) -> dict[str, str | None]:
         """Return each part in words, None where it is empty."""
         method = None
         if self.method is not None:
             method = f"lora r={self.method.rank}"
-            if self.context is not None and self.context.shots:
+            if self.context is not None and self.context.shots and self.prefix is None:
                 method += f", scope {self.scope}"
         readout = self.readout_name
         settings = self.readout.state()[0]
         if self.readout_name == "verbalizer" and settings["bias"] != "none":
             readout += f" + bias ({settings['bias'].replace('_', '-')})"
-        context = self.context.describe() if self.context is not None else None
-        return {"context": context, "prefix": None, "method": method, "readout": readout}
+        prefix = self.prefix.describe() if self.prefix is not None else None
+        context = self.context.describe() if self.context is not None and not prefix else None
+        if self.facts is not None:
+            said = self.facts.settings.describe()
+            context = f"{context}; {said}" if context else said
+        return {"context": context, "prefix": prefix, "method": method, "readout": readout}
 
 
 def save(adaptation: Adaptation, folder: Path, *, task: str = "classification") -> None:
@@ -129,6 +135,15 @@ def save(adaptation: Adaptation, folder: Path, *, task: str = "classification") 
                 base=adaptation.base.upstream or adaptation.base.name,
                 transposed=adaptation.transposed,
             )
+        if adaptation.prefix is not None:
+            assert adaptation.base is not None
+            write_prefix(
+                adaptation.prefix.tensor,
+                part / PREFIX if adaptation.method else part,
+                base=adaptation.base.upstream or adaptation.base.name,
+            )
+        if adaptation.facts is not None:
+            adaptation.facts.save(part)
         write_json(part / MAIN, _main_json(adaptation, part, task))
 
 
@@ -142,10 +157,15 @@ def _main_json(adaptation: Adaptation, folder: Path, task: str) -> dict[str, Any
         "embedder": asdict(adaptation.embedder) if adaptation.embedder else None,
         "parts": adaptation.parts(),
         "method": {"name": "lora", "scope": adaptation.scope} if adaptation.method else None,
+        "prefix": _prefix_json(adaptation.prefix),
         "golden": asdict(adaptation.golden),
         "evidence": dict(adaptation.evidence),
         "files": {n: _hash(folder / n) for n in _HASHED if (folder / n).exists()},
     }
+
+
+def _prefix_json(prefix: StoredPrefix | None) -> dict[str, Any] | None:
+    return None if prefix is None else {"origin": prefix.origin, "trained": prefix.trained}
 
 
 def _context_json(context: Context) -> dict[str, Any]:
@@ -176,6 +196,8 @@ def load(folder: Path) -> Adaptation:
             base=BaseRef(**main["base"]) if main["base"] else None,
             embedder=BaseRef(**main["embedder"]) if main["embedder"] else None,
             context=context,
+            prefix=_prefix(folder, main),
+            facts=load_facts(folder) if has_facts(folder) else None,
             method=method,
             weights=weights,
             scope=main["method"]["scope"] if main["method"] else "all",
@@ -265,6 +287,31 @@ def _method(folder: Path, main: Mapping[str, Any]) -> tuple[Lora | None, dict[st
     return read_config(folder), read_tensors(folder / TENSORS)
 
 
+def _prefix(folder: Path, main: Mapping[str, Any]) -> StoredPrefix | None:
+    said = main.get("prefix")
+    if said is None:
+        return None
+    tensor = read_prefix(folder / PREFIX if main["method"] else folder)
+    return StoredPrefix(tensor=tensor, origin=str(said["origin"]), trained=bool(said["trained"]))
+
+
+def seed(prefix: StoredPrefix, decoder: Decoder) -> Prefix:
+    """Return a stored prefix as rows of `decoder` follow it: the place of an encoded context.
+
+    Its ids are placeholders that only count. Raises ModelError: E-MODEL-027 it was made for a net
+    of another shape, E-MODEL-031 the base cannot be packed.
+    """
+    if decoder.why_padded:
+        raise ModelError(
+            "E-MODEL-031",
+            f"This base cannot follow a prefix yet: {decoder.why_padded}.",
+            fix="use the adaptation it was made from, or a Llama, Qwen, Gemma 3 or GPT-2 kind",
+        )
+    check_fits(prefix.tensor, decoder.net.config)
+    layers = prefix.layers(decoder.net.dtype, decoder.device)
+    return Prefix(ids=(0,) * prefix.tokens, layers=layers)
+
+
 def size_on_disk(folder: Path) -> int:
     """Return the bytes of all files of a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -273,9 +320,11 @@ def size_on_disk(folder: Path) -> int:
 def copy(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
     """Copy an adaptation folder, with `changes` to the top level of its adaptation.json."""
     with new_folder(target) as part:
-        for path in source.iterdir():
-            if path.is_file() and path.name != MAIN:
-                shutil.copy2(path, part / path.name)
+        for path in source.rglob("*"):
+            inside = path.relative_to(source)
+            if path.is_file() and str(inside) != MAIN:
+                (part / inside).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, part / inside)
         write_json(part / MAIN, {**_read_main(source), **changes})
 
 

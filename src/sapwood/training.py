@@ -1,16 +1,17 @@
-"""Training: `fit` is a generator of steps, `Supervision` turns examples into a loss.
+"""Training: `fit` is a generator of steps, a `Supervised` turns examples into a loss.
 
 Rows are packed without padding over one shared prefix; the head is computed at supervised
-positions only, and for a verbalizer over the rows of the label words only.
+positions only, and for a verbalizer over the rows of the label words only. `Supervision` is the
+one with a label a row; soft labels and rows with many targets are in `bridges`.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -95,11 +96,73 @@ def target(prompt: Sequence[int], label: int, trie: LabelTrie) -> Target:
     return Target(row=Row(ids=ids, wanted=wanted), nodes=tuple(n for n, _ in path), answers=answers)
 
 
-class Supervision:
-    """The loss of examples under one prefix.
+class Supervised(Protocol):
+    """What `fit` trains on: numbered examples and their loss."""
 
-    With `shared` token ids the prefix is computed in every pack and carries gradients (the method
-    acts on everything); with an encoded `prefix` it is not (the method acts on the rows only).
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        ...
+
+    def supervised(self, numbers: Sequence[int]) -> int:
+        """Return what the summed loss of the examples `numbers` is divided by."""
+        ...
+
+    def losses(self, numbers: Sequence[int], budget: int) -> Iterator[tuple[Tensor, int]]:
+        """Yield (summed loss, tokens computed) in parts of about `budget` tokens."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seat:
+    """What all rows of a training run follow: one of the two, or nothing.
+
+    `shared`: token ids that are computed in every pack and carry gradients (the method acts on
+    everything); `prefix` returns an encoded prefix: the method acts on the rows only, and gradients
+    reach the keys and values if they are what is trained. It is called once a pack.
+    """
+
+    shared: tuple[int, ...] = ()
+    prefix: Callable[[], Prefix] = lambda: NO_PREFIX
+
+    @property
+    def length(self) -> int:
+        """Return the position at which rows begin."""
+        return len(self.shared) or self.prefix().next_position
+
+
+def packed(
+    decoder: Decoder, rows: Sequence[Row], seat: Seat, budget: int
+) -> Iterator[tuple[list[int], Tensor, int]]:
+    """Yield (row numbers, states of their wanted tokens (wanted, hidden), tokens) a pack at a time.
+
+    States are in the order of the row numbers and keep the graph for a backward pass.
+    """
+    room = max(1, budget - len(seat.shared))
+    for part in split_by_budget([len(row.ids) for row in rows], room):
+        pack = build_pack(
+            [rows[n] for n in part],
+            shared=seat.shared,
+            device=decoder.device,
+            **seat.prefix().seat,
+        )
+        yield part, decoder.run(pack), pack.ids.shape[1]
+
+
+def check_trainable(decoder: Decoder, rows: Sequence[Row], seat: Seat) -> None:
+    """Raise ModelError: E-MODEL-031 the base cannot be packed, E-MODEL-030 a row is too long."""
+    if decoder.why_padded:
+        raise ModelError(
+            "E-MODEL-031",
+            f"This base cannot be tuned yet: {decoder.why_padded}.",
+            fix="prompt it instead, or choose a Llama, Qwen, Gemma 3 or GPT-2 kind",
+        )
+    decoder.check_length([len(row.ids) for row in rows], seat.length)
+
+
+class Supervision:
+    """The loss of examples, each with one label, under one prefix.
+
+    `shared`, `prefix`: see Seat; `prefix` may be encoded already or a function that returns it.
     """
 
     def __init__(
@@ -109,18 +172,15 @@ class Supervision:
         trie: LabelTrie,
         *,
         shared: Sequence[int] = (),
-        prefix: Prefix = NO_PREFIX,
+        prefix: Prefix | Callable[[], Prefix] = NO_PREFIX,
         loss: str = "labels",
     ) -> None:
-        if decoder.why_padded:
-            raise ModelError(
-                "E-MODEL-031",
-                f"This base cannot be tuned yet: {decoder.why_padded}.",
-                fix="prompt it instead, or choose a Llama, Qwen, Gemma 3 or GPT-2 kind",
-            )
-        decoder.check_length([len(t.row.ids) for t in targets], len(shared) or len(prefix.ids))
-        self.decoder, self.targets, self.trie = decoder, targets, trie
-        self.shared, self.prefix, self.loss = tuple(shared), prefix, loss
+        given = prefix
+        self.seat = Seat(
+            shared=tuple(shared), prefix=(lambda: given) if isinstance(given, Prefix) else given
+        )
+        check_trainable(decoder, [t.row for t in targets], self.seat)
+        self.decoder, self.targets, self.trie, self.loss = decoder, targets, trie, loss
         self.head = LabelHead(decoder.net, trie)
 
     def __len__(self) -> int:
@@ -135,17 +195,9 @@ class Supervision:
     def losses(self, numbers: Sequence[int], budget: int) -> Iterator[tuple[Tensor, int]]:
         """Yield (summed loss, tokens computed) pack by pack for the examples `numbers`."""
         chosen = [self.targets[n] for n in numbers]
-        room = max(1, budget - len(self.shared))
-        for part in split_by_budget([len(t.row.ids) for t in chosen], room):
-            targets = [chosen[n] for n in part]
-            pack = build_pack(
-                [t.row for t in targets],
-                shared=self.shared,
-                cached=self.prefix.layers,
-                device=self.decoder.device,
-            )
-            states = self.decoder.run(pack)
-            yield self._loss(states, targets), pack.ids.shape[1]
+        rows = [target.row for target in chosen]
+        for part, states, tokens in packed(self.decoder, rows, self.seat, budget):
+            yield self._loss(states, [chosen[n] for n in part]), tokens
 
     def _loss(self, states: Tensor, targets: Sequence[Target]) -> Tensor:
         answers = [token for t in targets for token in t.answers]
@@ -193,7 +245,7 @@ def batch_of(step: int, examples: int, recipe: Recipe) -> list[int]:
 
 
 def fit(
-    supervision: Supervision,
+    supervision: Supervised,
     optimiser: torch.optim.Optimizer,
     recipe: Recipe,
     *,
@@ -241,7 +293,7 @@ def fit(
 
 
 def _backward(
-    supervision: Supervision,
+    supervision: Supervised,
     optimiser: torch.optim.Optimizer,
     numbers: Sequence[int],
     budget: int,

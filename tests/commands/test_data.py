@@ -1,5 +1,7 @@
 """`sapwood data`: what people see, what programs read, what the shell gets."""
 
+import csv
+import io
 import json
 import os
 from pathlib import Path
@@ -116,3 +118,121 @@ def test_real_sets_check_at_80_columns(run, name):
     assert max(map(cell_len, result.stdout.splitlines())) <= 80
     language = "zh" if name.endswith("_zh") else "en"
     assert f"  languages  {language} " in result.stdout
+
+
+KINDS = ("the soup was cold", "a quiet hotel room", "the train came late", "a dull war film")
+
+
+def records(text: str) -> list[dict[str, str]]:
+    """The rows of CSV text."""
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+@pytest.fixture
+def unlabelled(tmp_path):
+    """Forty texts of four kinds, one of them twice; the first eight, of two kinds, have labels."""
+    path = tmp_path / "todo.csv"
+    rows = [(f"{KINDS[i // 10]} {i}", "known" if i < 16 and i % 2 else "") for i in range(40)]
+    rows.append((rows[39][0].upper(), ""))
+    lines = [f"{text},{label}" for text, label in rows]
+    path.write_text("text,label\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def test_choose_prints_rows_ready_to_label(run, unlabelled):
+    options = ("choose", unlabelled, "--budget-labels", 2, "--encoder", "none")
+    result = run(*options)
+    rows = records(result.stdout)
+    assert list(rows[0]) == ["row", "text", "label"]
+    assert [row["label"] for row in rows] == ["", ""]
+    source = records(unlabelled.read_text())
+    for row in rows:
+        assert source[int(row["row"]) - 1] == {"text": row["text"], "label": ""}
+    kinds = {KINDS.index(row["text"].rsplit(" ", 1)[0].lower()) for row in rows}
+    assert kinds == {2, 3}  # the first two kinds have labels enough
+    assert result.stderr == (
+        "2 of 32 texts without a label, chosen by characters in common; 8 rows had one already\n"
+        "Next: fill in 'label', then: sapwood adapt FILE\n"
+    )
+    assert run(*options).stdout == result.stdout
+
+
+def test_choose_as_json_and_to_a_file(run, unlabelled, tmp_path):
+    out = tmp_path / "to-label.csv"
+    options = ("choose", unlabelled, "--budget-labels", 3, "--encoder", "none", "--out", out)
+    result = run(*options, "--json")
+    objects = [json.loads(line) for line in result.stdout.splitlines()]
+    rows = records(out.read_text())
+    assert [(str(o["row"]), o["text"], o["label"]) for o in objects] == [
+        (row["row"], row["text"], None) for row in rows
+    ]
+    assert f"Wrote {out}. Next: fill in 'label', then: sapwood adapt {out}" in result.stderr
+    again = run(*options)
+    assert isinstance(again.exception, ConfigError)
+    assert "exists, and may hold labels; it is never overwritten" in str(again.exception)
+    assert records(out.read_text()) == rows
+
+
+def test_choose_writes_what_the_reader_reads_once_it_is_filled(run, unlabelled, tmp_path):
+    out = tmp_path / "to-label.csv"
+    run("choose", unlabelled, "--budget-labels", 6, "--encoder", "none", "--out", out)
+    rows = records(out.read_text())
+    filled = "".join(f"{r['row']},{r['text']},{'ab'[n % 2]}\n" for n, r in enumerate(rows))
+    out.write_text("row,text,label\n" + filled)
+    shown = run("show", out, "-n", 6, "--label", "label", "--json").stdout
+    assert [json.loads(line)["label"] for line in shown.splitlines()] == list("ababab")
+
+
+def test_choose_needs_no_label_column_and_reads_chinese(run, tmp_path):
+    path = tmp_path / "zh.jsonl"
+    texts = [
+        f"{kind}{i}号" for kind in ("房间很干净", "菜的味道不错", "快递太慢") for i in range(6)
+    ]
+    path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    result = run("choose", path, "--budget-labels", 3)
+    rows = records(result.stdout)
+    assert sorted(row["text"][:2] for row in rows) == ["快递", "房间", "菜的"]
+    assert "chosen by characters in common" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--budget-labels", 33], "Cannot choose 33 texts to label: 32 different ones have no"),
+        (["--budget-labels", 2, "--out", "to-label.xlsx"], "to-label.xlsx is no .csv file"),
+        (["--budget-labels", 2, "--text", "txt"], "there is no column 'txt'. Did you mean 'text'"),
+        (["--budget-labels", 2, "--label", "class"], "there is no column 'class'"),
+    ],
+)
+def test_choose_says_what_is_wrong(run, unlabelled, options, said):
+    result = run("choose", unlabelled, "--encoder", "none", *options)
+    assert isinstance(result.exception, ConfigError | DataError)
+    assert said in str(result.exception)
+    assert result.stdout == ""
+
+
+def test_choose_has_nothing_to_do_where_all_is_labelled(run, data):
+    """No list of random rows that are labelled already: it says which column it took for labels."""
+    result = run("choose", data, "--budget-labels", 5)
+    assert str(result.exception) == (
+        "E-DATA-111  reviews.jsonl: nothing to choose, every text has a label in the column "
+        "'label'\n  Fix: add rows without a label, or name the column of the labels with --label"
+    )
+
+
+@pytest.mark.weights("minilm-l6")
+def test_choose_with_an_encoder_goes_by_meaning(run, tmp_path):
+    path = tmp_path / "t.csv"
+    meals = ("The soup was cold.", "My dinner tasted awful.", "Great pasta!", "Burnt steak again.")
+    trips = ("Our train was late.", "They lost my suitcase.", "A bumpy flight.", "Missed the bus.")
+    path.write_text("text\n" + "\n".join((*meals, *trips)) + "\n")
+    result = run("choose", path, "--budget-labels", 2)
+    rows = records(result.stdout)
+    assert len({row["text"] in meals for row in rows}) == 2
+    assert "chosen by minilm-l6 embeddings" in result.stderr
+
+
+@pytest.mark.weights("smollm2-135m")
+def test_choose_refuses_a_decoder_as_encoder(run, unlabelled):
+    result = run("choose", unlabelled, "--budget-labels", 2, "--encoder", "smollm2-135m")
+    assert str(result.exception).startswith("E-CONFIG-114  'smollm2-135m' is a decoder")

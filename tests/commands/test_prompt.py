@@ -1,13 +1,18 @@
 """`sapwood prompt`: the half of `adapt` that trains nothing."""
 
 import json
+import re
 
 
-def test_it_has_the_options_of_adapt(sapwood):
+OWN = {"--shots", "--selector", "--order", "--scorer", "--bias", "--contexts", "--encoding"}
+
+
+def test_it_has_the_options_of_adapt_and_its_own(sapwood):
     adapt, prompt = sapwood("adapt", "--help").out, sapwood("prompt", "--help").out
-    assert [w for w in adapt.split() if w.startswith("--")] == [
-        w for w in prompt.split() if w.startswith("--")
-    ]
+    known, found = (
+        set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", page, re.M)) for page in (adapt, prompt)
+    )
+    assert found - known == OWN and known <= found
 
 
 def test_an_instruction_of_ones_own_reaches_the_model(

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sapwood.context.select import SELECTORS, tokens
+from sapwood.context.select import SELECTORS, make_selector
+from sapwood.context.similarity import tokens
 from sapwood.errors import ConfigError, DataError
 from sapwood.interfaces import Example
 from sapwood.registry import resolve
@@ -28,8 +29,13 @@ def vectors(texts) -> np.ndarray:
     return np.array([[text.count(c) + 0.1 for c in "redgnblu好坏film"] for text in texts])
 
 
+def late(choices) -> np.ndarray:
+    """Judge choices by their last place: later ones are better."""
+    return np.array([-choice[-1] for choice in choices], float)
+
+
 def choose(name, pool, queries, k, seed=0, labels=LABELS):
-    return resolve("selector", SELECTORS, name)().select(
+    return make_selector(name, late).select(
         pool,
         queries,
         k,
@@ -155,6 +161,16 @@ def test_bm25_without_a_shared_word_draws_by_seed():
 def test_tokens_of_mixed_scripts():
     assert tokens("iPhone 15很好!") == ["iphone", "15", "很", "好", "很好"]
     assert tokens("") == []
+
+
+def test_a_judge_is_asked_for_by_name():
+    with pytest.raises(ConfigError, match="'greedy' needs a judge") as caught:
+        make_selector("greedy")
+    assert caught.value.code == "E-CONFIG-110"
+    assert make_selector("greedy", late).judge is late
+    assert make_selector("bm25", late) == make_selector("bm25")
+    with pytest.raises(ConfigError, match="Did you mean 'greedy'"):
+        make_selector("greeedy", late)
 
 
 def test_ten_thousand_examples_are_quick():

@@ -27,6 +27,33 @@ def test_the_english_prompt_as_the_model_reads_it():
     )
 
 
+def test_the_flipped_prompt_as_the_model_reads_it():
+    template = default_template(["negative", "positive"], ["some english text"])
+    assert template.channel_head(DEMOS) == (
+        "Classify the sentiment of each review as negative or positive.\n\n"
+        "Sentiment: positive\nReview: a fine film\n\n"
+        "Sentiment: negative\nReview: dull"
+    )
+    assert template.answer_first("negative") == "Sentiment: negative\nReview: "
+    chinese = default_template(["negative", "positive"], ["房间很干净"])
+    assert chinese.answer_first("positive") == "情感：好评\n评论："
+    assert chinese.premise() == "情感："
+
+
+@pytest.mark.parametrize(
+    ("between", "words", "flipped"),
+    [
+        (" =>", " good", "=> good In: "),
+        ("\n", "good", "good\nIn: "),
+        ("->", " good", "-> good\nIn: "),
+        ("", " good", "good\nIn: "),
+    ],
+)
+def test_a_flipped_answer_keeps_the_gap_of_its_template(between, words, flipped):
+    template = Template(instruction="", before="In: ", between=between, words={"+": words})
+    assert template.answer_first("+") == flipped
+
+
 def test_the_chinese_prompt_as_the_model_reads_it():
     template = default_template(["negative", "positive"], ["房间很干净"])
     assert template.prompt((), "不错") == "判断每条评论的情感（差评、好评）。\n\n评论：不错\n情感："

@@ -7,6 +7,7 @@ import torch
 
 from sapwood.models import attention
 from sapwood.models.layout import Layout, Row, build_pack
+from sapwood.models.past import Past
 
 HEADS, KEYS, SIZE, SCALE = 6, 2, 16, 0.25
 
@@ -26,12 +27,15 @@ def visibility(layout: Layout, cached: int, window: int | None) -> torch.Tensor:
     seen[layout.shared :, : layout.shared] = True
     seen = torch.cat([torch.ones(len(at), cached, dtype=torch.bool), seen], 1)
     if window is not None:
-        keys_at = torch.cat([torch.arange(cached), at])
+        before = torch.arange(cached) if layout.cached_at is None else layout.cached_at
+        keys_at = torch.cat([before, at])
         seen &= at[:, None] - keys_at[None] < window
     return seen
 
 
-@pytest.mark.parametrize("path", ["_merged_flash", "_one_softmax"])
+@pytest.mark.parametrize(
+    ("path", "scores"), [("_merged_flash", 0), ("_one_softmax", 1 << 26), ("_one_softmax", 700)]
+)
 @pytest.mark.parametrize(
     ("shared", "cached", "lengths", "window", "tree", "causal"),
     [
@@ -42,21 +46,29 @@ def visibility(layout: Layout, cached: int, window: int | None) -> torch.Tensor:
         (9, 0, [5, 7, 3], 6, False, True),
         (0, 11, [5, 20, 3], 6, True, True),
         (0, 11, [5, 20, 3], 3, False, True),
+        (0, 12, [5, 20, 3], None, False, True),
+        (0, 12, [5, 20, 3], 4, True, True),
         (0, 0, [5, 7, 3], None, False, False),
         (0, 0, [5, 5], None, False, False),
     ],
 )
-def test_equals_one_masked_softmax(path, shared, cached, lengths, window, tree, causal):
+def test_equals_one_masked_softmax(
+    path, scores, shared, cached, lengths, window, tree, causal, monkeypatch
+):
+    monkeypatch.setattr(attention, "_SCORES", scores)  # few scores at once: many small parts
     torch.manual_seed(0)
     double = torch.float64
+    blocks = cached == 12  # a head of 2 tokens and blocks of 3, 3 and 4, which start alike
+    at = torch.tensor([0, 1, 2, 3, 4, 2, 3, 4, 2, 3, 4, 5]) if blocks else None
     prefix = tuple(
         torch.randn(1, KEYS, cached, SIZE, dtype=double, requires_grad=True) for _ in range(2)
     )
     rows = [
         Row(ids=range(n), parents=[*range(-1, n - 2), n - 3] if tree else None) for n in lengths
     ]
+    start = {"cached_at": at, "start": 6} if blocks else {}
     layout = build_pack(
-        rows, shared=range(shared), cached=(prefix,) if cached else (), causal=causal
+        rows, shared=range(shared), cached=(prefix,) if cached else (), causal=causal, **start
     ).layout
     tokens = len(layout.positions)
     query = torch.randn(1, HEADS, tokens, SIZE, dtype=double, requires_grad=True)
@@ -67,9 +79,9 @@ def test_equals_one_masked_softmax(path, shared, cached, lengths, window, tree, 
         torch.cat([old, new], 2).repeat_interleave(HEADS // KEYS, 1)
         for old, new in zip(prefix, (key, value), strict=True)
     )
-    scores = (query @ keys.transpose(-1, -2)) * SCALE
-    scores = scores.masked_fill(~visibility(layout, cached, window), float("-inf"))
-    naive = (scores.softmax(-1) @ values).transpose(1, 2)
+    full = (query @ keys.transpose(-1, -2)) * SCALE
+    full = full.masked_fill(~visibility(layout, cached, window), float("-inf"))
+    naive = (full.softmax(-1) @ values).transpose(1, 2)
     upstream = torch.randn_like(naive)
     leaves = [query, key, value, *(prefix if cached else ())]
     expected = torch.autograd.grad(naive, leaves, upstream)
@@ -89,3 +101,37 @@ def test_equals_one_masked_softmax(path, shared, cached, lengths, window, tree, 
     torch.testing.assert_close(out, naive, rtol=0, atol=tolerance)
     for got, want in zip(found, expected, strict=True):
         torch.testing.assert_close(got, want, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("flash", [True, False])
+@pytest.mark.parametrize(("cached", "window"), [(0, None), (11, None), (11, 6), (11, 2), (0, 3)])
+def test_a_step_equals_one_masked_softmax(flash, cached, window, monkeypatch):
+    if not flash:  # the path of other devices, in float32 inside
+        monkeypatch.setattr(attention, "_partial", partial_elsewhere)
+    torch.manual_seed(0)
+    lengths = [4, 0, 7]
+    prefix = tuple(torch.randn(1, KEYS, cached, SIZE) for _ in range(2))
+    past = Past(3, 9, torch.device("cpu"))
+    before = [(torch.randn(1, KEYS, 11, SIZE), torch.randn(1, KEYS, 11, SIZE))]
+    past.take([0, 1, 2], [0, 4, 4], before, lengths)
+    layout = Layout(
+        groups=(), positions=cached + past.lengths, cached=(prefix,) if cached else (), past=past
+    )
+    states = [torch.randn(1, n, 3, SIZE) for n in (HEADS, KEYS, KEYS)]
+    found = attention._step(0, tuple(states), layout, window, SCALE)
+    for row, (start, length) in enumerate([(0, 4), (4, 0), (4, 7)]):
+        keys, values = (
+            torch.cat([old, kept[:, :, start : start + length], new[:, :, row : row + 1]], 2)
+            for old, kept, new in zip(prefix, before[0], states[1:], strict=True)
+        )
+        far = cached + length - torch.arange(cached + length + 1)
+        keys, values = (x.repeat_interleave(HEADS // KEYS, 1) for x in (keys, values))
+        scores = (states[0][:, :, row : row + 1] @ keys.transpose(-1, -2)) * SCALE
+        scores = scores.masked_fill(far >= (window or 99), float("-inf"))
+        naive = (scores.softmax(-1) @ values)[:, :, 0]
+        torch.testing.assert_close(found[:, row], naive, rtol=0, atol=1e-5)
+
+
+def partial_elsewhere(query, key, value, mask, scale):
+    """Return `_partial` as any device but the CPU gets it."""
+    return attention._dense_partial(query, key, value, mask, scale)

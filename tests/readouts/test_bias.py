@@ -16,12 +16,10 @@ from sapwood.readouts import bias
 scores = arrays(np.float64, (6, 3), elements=st.floats(-50, 0))
 GOLD = np.array([0, 1, 2, 0, 1, 1])
 ESTIMATORS = {
-    "none": lambda s: bias.none(s.shape[1]),
-    "content_free": bias.content_free,
-    "batch": bias.batch,
-    "labels": lambda s: bias.labels(s, GOLD),
-    "labels with a slope": lambda s: bias.labels(s, GOLD, slope=True),
+    name: lambda s, estimator=estimator: estimator.fit(s, GOLD, np.array([3.0, 1.0, 2.0]))
+    for name, estimator in bias.BIASES.items()
 }
+UNLABELLED = [name for name, e in bias.BIASES.items() if e.reads != "labelled rows"]
 each_estimator = pytest.mark.parametrize("estimate", ESTIMATORS.values(), ids=list(ESTIMATORS))
 
 
@@ -42,11 +40,12 @@ def test_a_constant_added_to_a_row_changes_nothing(estimate, scores, added):
     assert np.allclose(found.apply(scores), again.apply(scores + added), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["none", "content_free", "batch"])
+@pytest.mark.parametrize("name", UNLABELLED)
 @given(scores=scores, order=st.permutations(range(3)))
 def test_permuting_the_classes_permutes_the_shift(name, scores, order):
-    estimate = ESTIMATORS[name]
-    assert np.allclose(estimate(scores).shift[list(order)], estimate(scores[:, order]).shift)
+    fit, prior = bias.BIASES[name].fit, np.array([3.0, 1.0, 2.0])
+    moved = fit(scores[:, order], prior=prior[list(order)])
+    assert np.allclose(fit(scores, prior=prior).shift[list(order)], moved.shift)
 
 
 @given(scores=scores, order=st.permutations(range(3)))
@@ -65,6 +64,48 @@ def test_saved_and_rebuilt_is_bit_equal(estimate):
     again = bias.Bias.from_state(*found.state())
     assert again.source == found.source
     assert np.array_equal(again.apply(seen), found.apply(seen))
+
+
+@pytest.mark.parametrize("name", bias.BIASES)
+@given(scores=scores, prior=arrays(np.float64, 3, elements=st.floats(0.1, 10)))
+def test_every_estimator_is_its_papers_formula(name, scores, prior):
+    """Each as its paper writes it: with a ratio of probabilities, not with a shift of logs."""
+    p = np.exp(scores - scores.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    fitted = bias.BIASES[name].fit(scores, GOLD, prior)
+    mean = p.mean(0)
+    if name in ("content-free", "premise", "domain"):
+        ratio = p / mean
+    elif name in ("batch", "generated"):
+        ratio = p / mean * prior
+    elif name == "none":
+        ratio = p
+    else:
+        with np.errstate(divide="ignore"):
+            ratio = np.maximum(p, np.exp(-200)) ** fitted.slope / np.exp(fitted.shift)
+    expected = ratio / ratio.sum(1, keepdims=True)
+    assert np.allclose(np.exp(fitted.apply(scores)), expected, atol=1e-9)
+    assert fitted.source == name
+
+
+@given(scores=scores, asked=arrays(np.float64, 3, elements=st.floats(-20, 0)))
+def test_pmi_is_contextual_calibration_with_the_premise_as_the_only_input(scores, asked):
+    fitted = bias.premise(asked[None])
+    pmi = scores - asked  # log p(y | x) - log p(y | premise), neither normalised over the labels
+    first, second = np.sort(pmi, axis=1)[:, -1], np.sort(pmi, axis=1)[:, -2]
+    clear = first - second > 1e-6
+    assert (fitted.apply(scores).argmax(1) == pmi.argmax(1))[clear].all()
+    assert np.array_equal(fitted.shift, bias.content_free(asked[None]).shift)
+
+
+@each_estimator
+@given(scores=scores)
+def test_what_a_row_is_told_never_depends_on_the_rows_beside_it(estimate, scores):
+    fitted = estimate(scores)
+    alone = np.concatenate([fitted.apply(scores[n : n + 1]) for n in range(len(scores))])
+    assert np.array_equal(fitted.apply(scores), alone)
+    with pytest.raises(AttributeError):
+        fitted.shift = np.zeros(3)
 
 
 def test_content_free_makes_the_content_free_answer_even():
@@ -165,6 +206,58 @@ def test_impossible_classes_and_large_scores_stay_finite():
         found = estimate(seen)
         assert np.isfinite(found.shift).all()
         assert np.isfinite(np.exp(found.apply(seen))).all()
+
+
+def choosing(rows: int = 200, prior=(0.5, 0.3, 0.2)):
+    seen, gold = skewed(rows, list(prior))
+    return {"labelled rows": seen}, gold
+
+
+def test_the_bias_of_the_lowest_held_out_loss_is_chosen():
+    scores, gold = choosing()
+    scores["content-free inputs"] = np.array([[4.0, 0.0, 0.0]])  # the truth, as it happens
+    scores["premise"] = np.array([[0.0, 4.0, 0.0]])  # misleading
+    found, losses = bias.choose_bias(scores, gold)
+    assert list(losses) == ["none", "content-free", "premise", "batch", "labels", "labels+slope"]
+    assert found.source == min(losses, key=losses.get)
+    assert losses["content-free"] < losses["none"] < losses["premise"]
+    by_hand = bias.content_free(np.array([[4.0, 0.0, 0.0]]))
+    own = log_loss(np.exp(by_hand.apply(scores["labelled rows"])), gold)
+    assert losses["content-free"] == pytest.approx(own, abs=1e-9)
+
+
+def test_losses_are_of_rows_the_bias_has_not_seen():
+    scores, gold = choosing(60)
+    _, losses = bias.choose_bias(scores, gold, folds=4, allowed=("labels", "batch"))
+    seen, total = scores["labelled rows"], {"labels": 0.0, "batch": 0.0}
+    for row in range(60):
+        other = np.arange(60) % 4 != row % 4
+        for name in total:
+            fitted = bias.BIASES[name].fit(seen[other], gold[other])
+            total[name] -= fitted.apply(seen[row : row + 1])[0, gold[row]]
+    for name in total:
+        assert losses[name] == pytest.approx(total[name] / 60, abs=1e-9)
+
+
+def test_the_choice_takes_the_prior_and_given_unlabelled_rows():
+    scores, gold = choosing(300, prior=(0.9, 0.05, 0.05))
+    _, even = bias.choose_bias(scores, gold, allowed=("batch",))
+    found, told = bias.choose_bias(scores, gold, np.array([0.9, 0.05, 0.05]), allowed=("batch",))
+    assert told["batch"] < even["batch"]
+    assert found.source == "batch"
+    scores["unlabelled rows"] = np.array([[0.0, 0.0, 0.0]])
+    found, _ = bias.choose_bias(scores, gold, allowed=("batch",))
+    assert np.allclose(found.shift, 0)
+
+
+def test_with_nothing_to_go_by_nothing_is_changed():
+    one = {"labelled rows": np.array([[0.0, 1.0]])}
+    found, _ = bias.choose_bias(one, np.array([1]))
+    assert found.source == "none"  # nothing can be held out of one row
+    found, losses = bias.choose_bias(one, np.array([1]), allowed=("domain",))
+    assert (found.source, losses) == ("none", {})
+    with pytest.raises(ConfigError, match=r"Unknown bias 'premis'\. Did you mean 'premise'"):
+        bias.choose_bias(one, np.array([1]), allowed=("premis",))
 
 
 def test_scores_that_cannot_be_used_are_refused():

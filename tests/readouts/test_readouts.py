@@ -87,6 +87,12 @@ def test_permuting_the_labels_permutes_the_probabilities(name, order):
 
 
 @pytest.mark.parametrize("name", FITTED)
+def test_a_readout_says_what_it_reads(name):
+    expected = {"majority": "texts", "tf-idf": "texts"}
+    assert readout_of(name, rows=12).reads == expected.get(name, "features")
+
+
+@pytest.mark.parametrize("name", FITTED)
 def test_fitting_twice_gives_the_same_bits(name):
     asked = rows_of(name, 20, seed=2)[0]
     first, second = readout_of(name), readout_of(name)

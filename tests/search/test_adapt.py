@@ -13,7 +13,8 @@ from sapwood.launch import Runtime
 
 NAMES = {
     "majority", "tf-idf", "zero-shot", "knn", "probe", "few-shot-4", "few-shot-16",
-    "few-shot-8-bm25", "lora", "lora+context",
+    "few-shot-ordered", "channel", "knn-few-shot", "probe-few-shot", "few-shot-64",
+    "few-shot-bank", "few-shot-8-bm25", "lora", "lora+context",
 }  # fmt: skip
 RUNTIME = Runtime(device="cpu", dtype="float32", threads=1)
 # What a clock or the memory of the process says is never the same twice.

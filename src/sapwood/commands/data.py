@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sapwood.errors import DataError
+from sapwood.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from sapwood.interfaces import Example, Floats
     from sapwood.tasks.check import Findings
     from sapwood.tasks.readers import Table
+
+MANY = 20_000  # texts from which on comparing them all takes more than 20 s on one core
 
 
 @click.group(name="data")
 def command() -> None:
-    """Check, show and pull labelled data."""
+    """Check, show and pull labelled data; choose what to label."""
 
 
 def _columns(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -107,6 +112,146 @@ def show_data(data: str, *, text: str | None, label: str | None, rows: int, as_j
     click.echo(f"{table.columns.why}; {len(table.examples):,} rows can be used", err=True)
     for note in (*table.notes, *(describe(dropped) for dropped in table.dropped)):
         click.echo(note, err=True)
+
+
+@command.command(name="choose")
+@click.argument("data")
+@click.option(
+    "--budget-labels",
+    "budget",
+    required=True,
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="How many rows you can label.",
+)
+@_columns
+@click.option(
+    "--encoder",
+    help="Small encoder that tells which texts are alike; 'none' compares"
+    " characters.  [default: minilm-l6 if it is here and the text is not Chinese]",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option(
+    "--out",
+    "-o",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the rows to this new .csv file.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
+def choose_rows(
+    data: str,
+    *,
+    budget: int,
+    text: str | None,
+    label: str | None,
+    encoder: str | None,
+    seed: int,
+    device: str,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Choose the N rows of DATA to label first: typical ones, spread over all that there is.
+
+    Prints them as CSV with an empty column for the label, the most telling row first. Rows of DATA
+    that have a label already are not chosen, and those like them less so. By vote-k (Su et al.
+    2022).
+    """
+    from sapwood.context.votek import check_budget, vote_k
+    from sapwood.files import write_text
+    from sapwood.tasks.readers import read_examples, rows_of
+
+    _spare(out)
+    table = read_examples(data, text=text, label=label, need_label=False)
+    texts, labelled = _distinct(table.examples)
+    if len(labelled) == len(texts):
+        raise DataError(
+            "E-DATA-111",
+            f"{Path(table.path).name}: nothing to choose, every text has a label in the column "
+            f"'{table.columns.label}'",
+            fix="add rows without a label, or name the column of the labels with --label",
+        )
+    left = len(texts) - len(labelled)
+    check_budget(budget, left)  # before an encoder is opened, which takes seconds
+    vectors, how = _vectors([example.text for example in texts], encoder, device, seed)
+    if len(texts) > MANY:
+        click.echo(f"comparing {len(texts):,} texts with each other takes minutes", err=True)
+    places = vote_k(vectors, budget, chosen=labelled, seed=seed)
+    rows = [{"row": texts[i].row, "text": texts[i].text, "label": None} for i in places]
+    if out is not None:
+        write_text(out, _as_csv(rows))
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row, ensure_ascii=False))
+    elif out is None:
+        click.echo(_as_csv(rows), nl=False)
+    had = f"; {rows_of(len(labelled))} had one already" if labelled else ""
+    click.echo(f"{len(rows):,} of {left:,} texts without a label, chosen by {how}{had}", err=True)
+    target = out or "FILE"
+    wrote = f"Wrote {out}. " if out else ""
+    click.echo(f"{wrote}Next: fill in 'label', then: sapwood adapt {target}", err=True)
+
+
+def _spare(out: Path | None) -> None:
+    """Refuse to write anything but a new .csv file: an older one may hold a person's labels."""
+    if out is None:
+        return
+    if out.exists():
+        raise ConfigError(
+            "E-CONFIG-020",
+            f"{out} exists, and may hold labels; it is never overwritten",
+            fix="choose another name with --out",
+        )
+    if out.suffix.lower() != ".csv":
+        raise ConfigError("E-CONFIG-020", f"{out.name} is no .csv file", fix="--out to-label.csv")
+
+
+def _distinct(examples: Sequence[Example]) -> tuple[list[Example], list[int]]:
+    """Return one example a text, the labelled one if any, and the places of those with labels."""
+    from sapwood.context.similarity import same_text
+
+    first: dict[str, Example] = {}
+    for example in examples:
+        key = same_text(example.text)
+        if key not in first or (first[key].label is None and example.label is not None):
+            first[key] = example
+    texts = list(first.values())
+    return texts, [place for place, example in enumerate(texts) if example.label is not None]
+
+
+def _vectors(
+    texts: Sequence[str], encoder: str | None, device: str, seed: int
+) -> tuple[Floats, str]:
+    """Return vectors by which texts are compared, (texts, width), and how they came about."""
+    from sapwood.context.similarity import lexical_vectors
+    from sapwood.context.template import is_chinese
+    from sapwood.models.store import installed
+
+    if encoder is None and "minilm-l6" in installed() and not is_chinese(texts):
+        encoder = "minilm-l6"
+    if encoder in (None, "none"):
+        return lexical_vectors(texts, seed), "characters in common"
+    assert encoder is not None
+    from sapwood.commands.live import make_bases
+
+    bases = make_bases(device, "auto")
+    kind = bases.get(encoder).kind
+    if kind != "encoder":
+        raise ConfigError(
+            "E-CONFIG-114",
+            f"'{encoder}' is a {kind}, not an encoder",
+            fix="--encoder minilm-l6, or --encoder none to compare characters",
+        )
+    return bases.embed(encoder, texts), f"{encoder} embeddings"
+
+
+def _as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["row", "text", "label"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 @command.command(name="pull")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -30,6 +31,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Apply the adaptation in DIR to TEXTS or to the rows of a file, in order."""
+    from sapwood.context.facts import facts_json
     from sapwood.evaluation import CHUNK, predicting
     from sapwood.tasks.readers import describe, read_examples
 
@@ -48,15 +50,19 @@ def command(
             click.echo(f"not predicted: {describe(dropped)}", err=True)
     bases = make_bases(device, dtype)
     with predicting(made, bases) as predictor:
-        for start, part in enumerate(predictor.stream(rows)):
-            for words, values in zip(rows[start * CHUNK :], part, strict=False):
+        for number, part in enumerate(predictor.stream(rows)):
+            chunk = rows[number * CHUNK : (number + 1) * CHUNK]
+            known = made.facts.find(chunk) if made.facts is not None and as_json else None
+            for place, (words, values) in enumerate(zip(chunk, part, strict=True)):
                 best = int(values.argmax())
-                if as_json:
-                    line = {
-                        "text": words,
-                        "label": made.labels[best],
-                        "probabilities": dict(zip(made.labels, map(float, values), strict=True)),
-                    }
-                    click.echo(json.dumps(line, ensure_ascii=False))
-                else:
+                if not as_json:
                     click.echo(f"{made.labels[best]}\t{values[best]:.3f}\t{words}")
+                    continue
+                line: dict[str, Any] = {
+                    "text": words,
+                    "label": made.labels[best],
+                    "probabilities": dict(zip(made.labels, map(float, values), strict=True)),
+                }
+                if known is not None:  # what was put before this text, and where it comes from
+                    line["facts"] = facts_json(known[place])
+                click.echo(json.dumps(line, ensure_ascii=False))

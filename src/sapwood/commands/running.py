@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--max-length", type=click.IntRange(min=8), default=256, show_default=True,
                  help="Most tokens of one text."),
     click.option("--instruction", help="Words that open the prompt."),
+    click.option("--facts", metavar="PATH", help="Knowledge graph or documents: what they say of a "
+                 "text is put before it."),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
     click.option("--epochs", type=click.FloatRange(min=0, min_open=True),
                  help="Passes over the data.  [default: what the budget allows, at most 3]"),
@@ -67,7 +70,9 @@ def options(function: Any) -> Any:
     return function
 
 
-def run(data: str, *, only: tuple[str, ...], verb: str, **given: Any) -> None:
+def run(
+    data: str, *, only: tuple[str, ...], verb: str, prompting: Any = None, **given: Any
+) -> None:
     """Run `adapt` over `only` these candidate families, show it, and write the report."""
     from sapwood.tasks.readers import find_files
 
@@ -79,6 +84,7 @@ def run(data: str, *, only: tuple[str, ...], verb: str, **given: Any) -> None:
 
     raise_malloc_thresholds()
     job = _job(data, only, verb, given)
+    job = job if prompting is None else replace(job, prompting=prompting)
     _spare(job.out)
     runtime = choose_runtime(given["device"], given["dtype"])
     screen = Screen(quiet=given["as_json"])
@@ -174,7 +180,7 @@ def _job(data: str, only: tuple[str, ...], verb: str, given: dict[str, Any]) -> 
             key: given[key]
             for key in (
                 "dev", "test", "text", "label", "seed", "limit", "max_length", "instruction",
-                "max_bytes", "max_ms",
+                "facts", "max_bytes", "max_ms",
             )
         },
     )  # fmt: skip

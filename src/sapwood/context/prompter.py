@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sapwood.context.template import Template
@@ -57,38 +57,87 @@ class Prompter:
     The context is cut before the separator that precedes the query; that the two sides tokenise
     alone as they do together is checked on real queries, and where it does not hold (some
     SentencePiece models) prompts are tokenised whole and compared with the prefix.
+
+    With `channel` the answers come before the texts, in the demonstrations and in `channel_rows`:
+    the noisy channel (Min et al. 2022, arXiv 2108.04106) scores a text given each label.
     """
 
-    def __init__(self, tokenizer: Any, context: Context) -> None:
+    def __init__(self, tokenizer: Any, context: Context, channel: bool = False) -> None:
         self.tokenizer = tokenizer
         self.context = context
+        self.channel = channel
         self.truncated = 0
         demonstrations = context.demonstrations if context.sharing == "all" else ()
         self.shown = tuple(self._cut(d) for d in demonstrations)
-        self.head = context.template.head(self.shown)
+        write = context.template.channel_head if channel else context.template.head
+        self.head = write(self.shown)
         self.prefix: tuple[int, ...] = tuple(self._ids(self.head, start=True)) if self.head else ()
         self.separator = context.template.separator if self.head else ""
-        self._splits: bool | None = None
+        # in blocks each piece is tokenised alone, whatever they would be together
+        self._splits = True if context.encoding == "blocks" else None
 
-    def rest(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return for each text the token ids that follow `prefix`."""
+    def rest(self, texts: Sequence[str], facts: Sequence[str] = ()) -> list[list[int]]:
+        """Return for each text the token ids that follow `prefix`.
+
+        `facts`: for each text what is known about it, put before its query as it is (see
+        `context.facts`); demonstrations have none, so they stay one prefix.
+        """
+        assert not self.channel, "under the channel a text is read with channel_rows"
         texts = [self._cut(Example(text=text)).text for text in texts]
-        tails = [self.separator + self.context.template.query(text) for text in texts]
-        if self._splits is None:
-            self._splits = all(self._splits_cleanly(tail) for tail in tails[:3])
-            if not self._splits:
-                wholes = [self._ids(self.head + tail, start=True) for tail in tails[:3]]
-                self.prefix = _common([list(self.prefix), *wholes])
-        if self._splits and self.head:
-            return self._many(tails, start=False)
-        wholes = self._many([self.head + tail for tail in tails], start=True)
-        return [self._after_prefix(ids) for ids in wholes]
+        known = facts or [""] * len(texts)
+        queries = [self.context.template.query(text) for text in texts]
+        return self._tails([k + query for k, query in zip(known, queries, strict=True)])
 
-    def whole(self, text: str, demonstrations: Sequence[Example]) -> list[int]:
-        """Return the ids of a full prompt with demonstrations of its own."""
-        shown = [self._cut(d) for d in demonstrations]
-        text = self._cut(Example(text=text)).text
-        return self._ids(self.context.template.prompt(shown, text), start=True)
+    def blocks(self) -> tuple[list[int], list[list[int]]]:
+        """Return the token ids of the instruction, and of each demonstration after a separator.
+
+        For contexts encoded in blocks (see `models.blocks`); `rest` then follows them as it
+        follows `prefix`.
+        """
+        template = self.context.template
+        write = template.channel_demonstration if self.channel else template.demonstration
+        opening = self._ids(template.instruction, start=True)
+        lead = template.separator if template.instruction else ""
+        return opening, self._many([lead + write(d) for d in self.shown], start=False)
+
+    def premise(self) -> list[int]:
+        """Return the token ids that follow `prefix` in a query without a text.
+
+        What the model answers to it is its lean under this context (PMI; see `readouts.bias`).
+        """
+        assert not self.channel, "the channel asks for no answer"
+        return self._tails([self.context.template.premise()])[0]
+
+    def channel_rows(
+        self, texts: Sequence[str], labels: Sequence[str]
+    ) -> list[list[tuple[list[int], int]]]:
+        """Return for each text and label (the ids that follow `prefix`, where the text begins).
+
+        A token that holds the end of the answer and the start of the text belongs to the text.
+        The text's tokens are the same for every label, else their probabilities could not be
+        compared: where the tokenizer would have them differ, answer and text are tokenised apart.
+        Where the text begins is at least 1; an empty text has no tokens.
+        """
+        assert self.channel, "make the prompter with channel=True"
+        shown = [self._cut(Example(text=text)).text for text in texts]
+        before = [self.separator + self.context.template.answer_first(label) for label in labels]
+        if self._splits is None and shown:
+            first = [part + text for text in shown[:3] for part in before]
+            self._settle(first, [self.head + part for part in before])
+        if self._splits and self.head:
+            return [_flipped(self.tokenizer, text, before, start=False) for text in shown]
+        before = [self.head + part for part in before]
+        return [
+            [(self._after_prefix(ids), begins - len(self.prefix)) for ids, begins in rows]
+            for rows in (_flipped(self.tokenizer, text, before, start=True) for text in shown)
+        ]
+
+    def whole(self, text: str, demonstrations: Sequence[Example], facts: str = "") -> list[int]:
+        """Return the ids of a full prompt with demonstrations of its own; `facts` as in `rest`."""
+        template = self.context.template
+        head = template.head([self._cut(d) for d in demonstrations])
+        query = facts + template.query(self._cut(Example(text=text)).text)
+        return self._ids((head + template.separator if head else "") + query, start=True)
 
     def labels(self, labels: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each label's words as they follow a query.
@@ -110,6 +159,27 @@ class Prompter:
             found = [[*ids, *end] for ids in found]
         return found
 
+    def _tails(self, tails: Sequence[str]) -> list[list[int]]:
+        """Return the ids that follow `prefix` for texts that follow the head and separator."""
+        tails = [self.separator + tail for tail in tails]
+        if self._splits is None:  # a premise may come before the first query, or after it
+            template = self.context.template
+            seen = [*tails[:3], self.separator + template.query("x")]
+            seen.append(self.separator + template.premise())
+            self._settle(seen, [self.head + tail for tail in seen])
+        if self._splits and self.head:
+            return self._many(tails, start=False)
+        wholes = self._many([self.head + tail for tail in tails], start=True)
+        return [self._after_prefix(ids) for ids in wholes]
+
+    def _settle(self, tails: Sequence[str], prompts: Sequence[str]) -> None:
+        """Find out whether `tails` split off cleanly; if not, cut the prefix to what `prompts`
+        share with it.
+        """
+        self._splits = all(self._splits_cleanly(tail) for tail in tails)
+        if not self._splits:
+            self.prefix = _common([list(self.prefix), *self._many(prompts, start=True)])
+
     def _after_prefix(self, ids: list[int]) -> list[int]:
         shared = len(self.prefix)
         if tuple(ids[:shared]) != self.prefix:
@@ -122,26 +192,54 @@ class Prompter:
 
     def _cut(self, example: Example) -> Example:
         """Return `example` with its text cut at the limit, counting what was cut."""
-        limit = self.context.max_text_tokens
-        if len(example.text) <= limit:  # a token covers one character at least, nearly always
-            return example
-        coded = self.tokenizer(
-            example.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        if len(coded["input_ids"]) <= limit:
+        text = _beginning(self.tokenizer, example.text, self.context.max_text_tokens)
+        if text == example.text:
             return example
         self.truncated += 1
-        end = coded["offset_mapping"][limit - 1][1]
-        return Example(text=example.text[:end], label=example.label, row=example.row)
+        return replace(example, text=text)
 
     def _ids(self, text: str, *, start: bool) -> list[int]:
-        return self._many([text], start=start)[0]
+        return _coded(self.tokenizer, [text], start=start)[0]
 
     def _many(self, texts: Sequence[str], *, start: bool) -> list[list[int]]:
-        if not texts:
-            return []
-        coded = self.tokenizer(list(texts), add_special_tokens=start, verbose=False)
-        return [list(ids) for ids in coded["input_ids"]]
+        return _coded(self.tokenizer, texts, start=start)
+
+
+def _coded(tokenizer: Any, texts: Sequence[str], *, start: bool) -> list[list[int]]:
+    """Return the token ids of texts; `start`: with what the tokenizer puts before a text."""
+    if not texts:
+        return []
+    coded = tokenizer(list(texts), add_special_tokens=start, verbose=False)
+    return [list(ids) for ids in coded["input_ids"]]
+
+
+def _flipped(
+    tokenizer: Any, text: str, before: Sequence[str], *, start: bool
+) -> list[tuple[list[int], int]]:
+    """Return (ids, where the text begins) of `text` after each of `before`.
+
+    See `Prompter.channel_rows` for the token over the boundary.
+    """
+    wholes = [part + text for part in before]
+    coded = tokenizer(wholes, add_special_tokens=start, return_offsets_mapping=True, verbose=False)
+    rows = []
+    for part, ids, spans in zip(before, coded["input_ids"], coded["offset_mapping"], strict=True):
+        inside = (n for n, (_, end) in enumerate(spans) if end > len(part))
+        rows.append((list(ids), next(inside, len(ids))))
+    alike = len({tuple(ids[begins:]) for ids, begins in rows}) == 1
+    if alike and all(begins for _, begins in rows):
+        return rows
+    own = _coded(tokenizer, [text], start=False)[0]
+    return [([*stem, *own], len(stem)) for stem in _coded(tokenizer, before, start=start)]
+
+
+def _beginning(tokenizer: Any, text: str, limit: int) -> str:
+    """Return what the first `limit` tokens of `text` cover."""
+    if len(text) <= limit:  # a token covers one character at least, nearly always
+        return text
+    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    spans = coded["offset_mapping"]
+    return text if len(spans) <= limit else text[: spans[limit - 1][1]]
 
 
 def _common(sequences: Sequence[Sequence[int]]) -> tuple[int, ...]:

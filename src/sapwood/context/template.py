@@ -56,6 +56,35 @@ class Template:
         pieces = [self.instruction] if self.instruction else []
         return self.separator.join([*pieces, *(self.demonstration(d) for d in demonstrations)])
 
+    def answer_first(self, label: str) -> str:
+        r"""Return the answer for `label` and what opens the text after it.
+
+        What stood between text and answer (a line break, mostly) stands between answer and text.
+
+        >>> template = Template(
+        ...     instruction="", before="Review: ", between="\nSentiment:", words={"+": " positive"}
+        ... )
+        >>> template.answer_first("+")
+        'Sentiment: positive\nReview: '
+        """
+        asked = self.between.lstrip()
+        gap = self.between[: len(self.between) - len(asked)] or "\n"
+        return f"{asked}{self.words[label]}".lstrip() + gap + self.before
+
+    def channel_demonstration(self, example: Example) -> str:
+        """Return `example` with its answer before its text, for the noisy channel."""
+        assert example.label is not None
+        return self.answer_first(example.label) + example.text
+
+    def channel_head(self, demonstrations: Sequence[Example]) -> str:
+        """Return the instruction and the flipped demonstrations, without what follows them."""
+        pieces = [self.instruction] if self.instruction else []
+        return self.separator.join([*pieces, *map(self.channel_demonstration, demonstrations)])
+
+    def premise(self) -> str:
+        """Return the query without a text: only what asks for the answer, such as "Sentiment:"."""
+        return self.between.lstrip()
+
     def prompt(self, demonstrations: Sequence[Example], text: str) -> str:
         """Return the whole prompt for `text`."""
         head = self.head(demonstrations)

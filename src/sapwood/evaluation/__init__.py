@@ -1,7 +1,7 @@
 """From texts to probabilities, in the order it runs: bases, reader, predictor."""
 
 from sapwood.evaluation.bases import Bases
-from sapwood.evaluation.predictor import CHUNK, Predictor, attach_weights, check_golden, predicting
+from sapwood.evaluation.predictor import CHUNK, Predictor, check_golden, predicting
 from sapwood.evaluation.reader import Reader, Reading
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "Predictor",
     "Reader",
     "Reading",
-    "attach_weights",
     "check_golden",
     "predicting",
 ]

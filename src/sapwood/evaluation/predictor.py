@@ -7,14 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 
-from sapwood.adaptation import Adaptation
+from sapwood.adaptation import Adaptation, seed
 from sapwood.errors import ModelError
 from sapwood.evaluation.bases import Bases
-from sapwood.evaluation.reader import Reader
+from sapwood.evaluation.reader import Extras, Reader
 from sapwood.interfaces import Floats
-from sapwood.methods import lora
+from sapwood.methods import lora, peft_folder
 
 # Texts read at once: enough rows to fill packs, few enough that progress moves and a stop is quick.
 CHUNK = 64
@@ -34,6 +33,7 @@ class Predictor:
         self.adaptation, self.bases = adaptation, bases
         self.tokens = 0
         self._net: Any = None
+        self._settings = adaptation.readout.state()[0]
         self._reader: Reader | None = None
         for ref in (adaptation.base, adaptation.embedder):
             found = bases.get(ref.name).sha256 if ref is not None else ""
@@ -50,18 +50,28 @@ class Predictor:
         if made.base is None or made.base.kind == "encoder":
             return self
         if made.method is not None:
-            self._net = self.bases.get(made.base.name).net
-            attach_weights(self._net, made)
+            net = self.bases.get(made.base.name).net
+            peft_folder.attach(net, made.method, made.weights, where="the adaptation")
+            self._net = net
         assert made.context is not None
         self._reader = Reader(
             self.bases,
             made.base.name,
             made.context,
             made.labels,
-            embedder=made.embedder.name if made.embedder else None,
             scope=made.scope,
+            scorer="channel" if self._settings.get("scorer") == "channel" else "direct",
+            extras=self._extras(made),
         )
         return self
+
+    def _extras(self, made: Adaptation) -> Extras:
+        assert made.base is not None
+        seat = None
+        if made.prefix is not None:
+            seat = seed(made.prefix, self.bases.decoder(made.base.name))
+        embedder = made.embedder.name if made.embedder else None
+        return Extras(embedder=embedder, seat=seat, facts=made.facts)
 
     def __exit__(self, *exception: object) -> None:
         if self._net is not None:
@@ -76,9 +86,7 @@ class Predictor:
         if made.base.kind == "encoder":
             return self.bases.embed(made.base.name, texts)
         assert self._reader is not None, "use the predictor in a with block"
-        normalise = "vocabulary"
-        if made.reads == "scores":
-            normalise = str(made.readout.state()[0]["normalise"])
+        normalise = str(self._settings.get("normalise", "vocabulary"))
         reading = self._reader.read(texts, normalise=normalise)
         self.tokens += reading.tokens
         return reading.features if made.reads == "features" else reading.scores
@@ -91,27 +99,6 @@ class Predictor:
         """Yield probabilities a chunk of texts at a time, in order."""
         for start in range(0, len(texts), CHUNK):
             yield self.probabilities(texts[start : start + CHUNK])
-
-
-def attach_weights(net: Any, made: Adaptation) -> None:
-    """Attach a saved method to `net`; raises ModelError when a tensor does not map."""
-    assert made.method is not None
-    made.method.attach(net)
-    own = lora.weights(net)
-    given = {name.removeprefix("base_model.model."): t for name, t in made.weights.items()}
-    wrong = sorted(set(own) ^ set(given))
-    wrong += [n for n in set(own) & set(given) if own[n].shape != given[n].shape]
-    if wrong:
-        lora.detach(net)
-        raise ModelError(
-            "E-MODEL-023",
-            f"{len(wrong)} tensors of the method do not map onto the base.",
-            details=wrong[:8],
-            fix="load it with the base it was trained on",
-        )
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(given[name])
 
 
 @contextmanager

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from sapwood.context.facts import FactSource, fact_blocks
 from sapwood.context.prompter import Context, Prompter
-from sapwood.context.select import SELECTORS
+from sapwood.context.select import Choice
+from sapwood.context.template import is_chinese
 from sapwood.evaluation.bases import Bases
+from sapwood.evaluation.chooser import Chooser
 from sapwood.interfaces import Floats
 from sapwood.methods import lora
-from sapwood.models.decoder import Prefix
+from sapwood.models.blocks import Blocks
+from sapwood.models.channel import channel_scores
+from sapwood.models.decoder import NO_PREFIX, Decoder, Prefix
 from sapwood.models.labels import LabelHead
 from sapwood.models.trie import LabelTrie, build_trie
-from sapwood.registry import resolve
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What a base gave for texts: `features` (texts, hidden) and, from decoders, `scores`
-    (texts, labels); `tokens` and `seconds` are what the texts cost, the context not counted.
+    """What a base gave for texts: `features` (texts, hidden) and `scores` (texts, labels);
+    `tokens` and `seconds` are what the texts cost, a context that they share not counted.
     """
 
     features: Floats
@@ -32,11 +37,37 @@ class Reading:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Texts that follow one encoded prefix: their numbers, and the token ids of each after it."""
+
+    numbers: Sequence[int]
+    prompts: list[list[int]]
+    prefix: Prefix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What a reader uses besides its context.
+
+    `embedder`: the encoder that finds demonstrations like a query; `seat`: keys and values that
+    take the context's place; `facts`: what finds lines to put before each query.
+    """
+
+    embedder: str | None = None
+    seat: Prefix | None = None
+    facts: FactSource | None = None
+
+
+NOTHING = Extras()
+
+
 class Reader:
     """Prompt a decoder under one context and read features and label scores in one pass.
 
-    With `scope` "suffix" the context is encoded by the plain base, an attached method acts on the
-    queries only.
+    `scorer`: "direct", log p(label | context, text), or "channel", log p(text | context, label),
+    which has no features. With `scope` "suffix" the context is encoded by the plain base, an
+    attached method acts on the queries only.
     """
 
     def __init__(
@@ -46,62 +77,146 @@ class Reader:
         context: Context,
         labels: Sequence[str],
         *,
-        embedder: str | None = None,
         scope: str = "all",
+        scorer: str = "direct",
+        extras: Extras = NOTHING,
     ) -> None:
         self.decoder = bases.decoder(name)
-        self.bases, self.embedder, self.context, self.labels = bases, embedder, context, labels
-        self.scope = scope
-        self.prompter = Prompter(bases.get(name).tokenizer, context)
+        self.bases, self.context, self.labels = bases, context, labels
+        self.scope, self.scorer, self.extras = scope, scorer, extras
+        self.chinese = is_chinese([context.template.before])
+        self._blocks: Blocks | None = None
+        self.chooser = Chooser(bases, context, labels, extras.embedder)
+        self.tokenizer = bases.get(name).tokenizer
+        self._prompters: dict[Choice, Prompter] = {}
+        self.prompter = self._prompter(context)
         self.trie: LabelTrie = build_trie(self.prompter.labels(labels))
-        self._pool: Floats | None = None
 
-    def prefix(self) -> Prefix:
-        """Return the encoded context that all queries share."""
+    def _prompter(self, context: Context) -> Prompter:
+        return Prompter(self.tokenizer, context, channel=self.scorer == "channel")
+
+    def prefix(self, prompter: Prompter | None = None) -> Prefix:
+        """Return the encoded context that all queries (of one prompter) share."""
+        if self.extras.seat is not None:
+            return self.extras.seat
+        prompter = prompter or self.prompter
         if self.scope == "suffix":
             with lora.disabled(self.decoder.net):
-                return self.decoder.encode(self.prompter.prefix)
-        return self.decoder.encode(self.prompter.prefix)
+                return self._encoded(prompter)
+        return self._encoded(prompter)
+
+    def _encoded(self, prompter: Prompter) -> Prefix:
+        if self.context.encoding != "blocks":
+            return self.decoder.encode(prompter.prefix)
+        opening, blocks = prompter.blocks()
+        if self._blocks is None:
+            self._blocks = Blocks(self.decoder, opening)
+        return self._blocks.prefix(blocks)
 
     def prompts(self, texts: Sequence[str]) -> tuple[list[list[int]], Prefix]:
-        """Return the token ids of each query and the prefix they follow."""
+        """Return the token ids of each query and the one prefix that they follow."""
+        return self._follow(self.prompter, texts)
+
+    def _follow(self, prompter: Prompter, texts: Sequence[str]) -> tuple[list[list[int]], Prefix]:
+        rest = prompter.rest(texts, self.known(texts))  # first: it may shorten the prefix
+        return rest, self.prefix(prompter)
+
+    def known(self, texts: Sequence[str]) -> list[str]:
+        """Return what is put before each query, empty where nothing is known of any."""
+        if self.extras.facts is None:
+            return []
+        return fact_blocks(self.extras.facts, texts, chinese=self.chinese)
+
+    def shards(self, texts: Sequence[str]) -> Iterator[Shard]:
+        """Yield the prompts of `texts`, those that share an encoded context together."""
+        if self.context.sharing == "query" and self.context.encoding == "exact":
+            pool, choices = self.context.demonstrations, self.chooser.choose(texts)
+            known = self.known(texts) or [""] * len(texts)
+            whole = [
+                self.prompter.whole(text, [pool[n] for n in choice], facts)
+                for text, choice, facts in zip(texts, choices, known, strict=True)
+            ]
+            yield Shard(numbers=range(len(texts)), prompts=whole, prefix=NO_PREFIX)
+            return
+        for numbers, prompter in self.shared(texts):
+            rest, prefix = self._follow(prompter, [texts[n] for n in numbers])
+            yield Shard(numbers=numbers, prompts=rest, prefix=prefix)
+
+    def shared(self, texts: Sequence[str]) -> Iterator[tuple[Sequence[int], Prompter]]:
+        """Yield (numbers of the texts, prompter) for each context that texts share."""
         if self.context.sharing == "all":
-            rest = self.prompter.rest(texts)  # first, because it may shorten the prefix
-            return rest, self.prefix()
+            yield range(len(texts)), self.prompter
+            return
+        alike: dict[Choice, list[int]] = {}
+        for number, choice in enumerate(self.chooser.choose(texts)):
+            alike.setdefault(choice, []).append(number)
         pool = self.context.demonstrations
-        embeddings = queries = None
-        if self.embedder is not None:
-            if self._pool is None:
-                self._pool = self.bases.embed(self.embedder, [d.text for d in pool])
-            embeddings, queries = self._pool, self.bases.embed(self.embedder, texts)
-        chosen = resolve("selector", SELECTORS, self.context.selection)().select(
-            pool, texts, self.context.shots, 0, labels=self.labels,
-            embeddings=embeddings, query_embeddings=queries,
-        )  # fmt: skip
-        whole = [
-            self.prompter.whole(text, [pool[n] for n in numbers])
-            for text, numbers in zip(texts, chosen, strict=True)
-        ]
-        return whole, Prefix()
+        for choice, numbers in alike.items():
+            prompter = self._prompters.get(choice)
+            if prompter is None:
+                shown = tuple(pool[n] for n in choice)
+                prompter = self._prompter(
+                    replace(self.context, demonstrations=shown, sharing="all", groups=())
+                )
+                if self.context.sharing == "group":
+                    self._prompters[choice] = prompter
+            yield numbers, prompter
 
     def read(self, texts: Sequence[str], *, normalise: str = "vocabulary") -> Reading:
         """Return features and scores of `texts`. See `Decoder.label_scores` for `normalise`."""
-        prompts, prefix = self.prompts(texts)
-        started, before = time.perf_counter(), self.decoder.tokens_run
-        rows = [self.trie.row(prompt) for prompt in prompts]
+        width = self.decoder.net.config.hidden_size if self.scorer == "direct" else 0
+        features = np.zeros((len(texts), width), dtype=np.float32)
+        scores = np.zeros((len(texts), len(self.labels)))
+        spent = Spent(self.decoder)
+        if self.scorer == "channel":
+            for numbers, prompter in self.shared(texts):
+                with spent.counting(self.context.sharing == "query"):
+                    rows = prompter.channel_rows([texts[n] for n in numbers], self.labels)
+                    prefix = self.prefix(prompter)  # after the rows: they may shorten it
+                with spent.counting():
+                    scores[list(numbers)] = channel_scores(self.decoder, rows, prefix)
+        else:
+            shards = self.shards(texts)
+            while True:
+                with spent.counting(self.context.sharing == "query"):
+                    shard = next(shards, None)
+                if shard is None:
+                    break
+                with spent.counting():
+                    self._answer(shard, normalise, features, scores)
+        return Reading(features=features, scores=scores, tokens=spent.tokens, seconds=spent.seconds)
+
+    def premise(self) -> Floats:
+        """Return the label scores of a query without a text, (1, labels): the lean of the prompt.
+
+        Only where all queries share one context and the scorer is direct.
+        """
+        return self.decoder.label_scores([self.prompter.premise()], self.trie, self.prefix())
+
+    def _answer(self, shard: Shard, normalise: str, features: Floats, scores: Floats) -> None:
+        """Write the features and scores of a shard's texts into their rows."""
+        rows = [self.trie.row(prompt) for prompt in shard.prompts]
         nodes, head = len(self.trie.tokens), LabelHead(self.decoder.net, self.trie)
-        features = np.zeros((len(rows), self.decoder.net.config.hidden_size), dtype=np.float32)
-        scores = np.zeros((len(rows), len(self.labels)))
-        for owners, states in self.decoder.hidden(rows, prefix):
-            numbers = owners.view(-1, nodes)[:, 0].numpy()
+        for owners, states in self.decoder.hidden(rows, shard.prefix):
+            numbers = np.asarray(shard.numbers)[owners.view(-1, nodes)[:, 0].numpy()]
             grouped = states.view(-1, nodes, states.shape[-1])
             features[numbers] = grouped[:, 0].float().cpu().numpy()
             with torch.no_grad():
                 part = head.scores(grouped, normalise)
             scores[numbers] = part.double().cpu().numpy()
-        return Reading(
-            features=features,
-            scores=scores,
-            tokens=self.decoder.tokens_run - before,
-            seconds=time.perf_counter() - started,
-        )
+
+
+class Spent:
+    """Seconds and tokens of a decoder, counted only where asked."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder, self.seconds, self.tokens = decoder, 0.0, 0
+
+    @contextmanager
+    def counting(self, wanted: bool = True) -> Iterator[None]:
+        """Count what happens inside, if `wanted`."""
+        started, before = time.perf_counter(), self.decoder.tokens_run
+        yield
+        if wanted:
+            self.seconds += time.perf_counter() - started
+            self.tokens += self.decoder.tokens_run - before

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sapwood.errors import ModelError
-from sapwood.methods.lora import Lora, branches, weights
+from sapwood.methods.lora import Lora, detach, weights
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -100,36 +100,41 @@ def read_config(folder: Path) -> Lora:
 
 
 def read_peft(net: Any, folder: Path) -> Lora:
-    """Attach the LoRA of a PEFT folder to `net`; every tensor must map, or nothing is attached.
-
-    Returns the configuration. Raises ModelError naming the tensors that are missing, left over or
-    of another shape.
-    """
+    """Attach the LoRA of a PEFT folder to `net` and return its configuration; see `attach`."""
     method = read_config(folder)
-    tensors = read_tensors(folder / TENSORS)
+    attach(net, method, read_tensors(folder / TENSORS), where=str(folder))
+    return method
+
+
+def attach(net: Any, method: Lora, tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Attach `method` to `net` with trained `tensors`; all must map, or nothing is attached.
+
+    `tensors`: by module path, with PEFT's prefix or without; `where`: what holds them, for the
+    message. Raises ModelError (E-MODEL-023) naming the tensors that are missing, left over or of
+    another shape.
+    """
+    given = {_PREFIX + name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
     method.attach(net)
     own = {_PREFIX + name: tensor for name, tensor in weights(net).items()}
-    problems = [f"{name} has no place in this base" for name in sorted(set(tensors) - set(own))]
-    problems += [f"{name} is not in the file" for name in sorted(set(own) - set(tensors))]
+    problems = [f"{name} has no place in this base" for name in sorted(set(given) - set(own))]
+    problems += [f"{name} is not in the file" for name in sorted(set(own) - set(given))]
     problems += [
-        f"{name} is {tuple(tensors[name].shape)} in the file, {tuple(own[name].shape)} here"
-        for name in sorted(set(own) & set(tensors))
-        if tensors[name].shape != own[name].shape
+        f"{name} is {tuple(given[name].shape)} in the file, {tuple(own[name].shape)} here"
+        for name in sorted(set(own) & set(given))
+        if given[name].shape != own[name].shape
     ]
     if problems:
-        for path, layer in list(branches(net)):
-            net.set_submodule(path, layer.base_layer)
+        detach(net)
         shown = [*problems[:8], *([f"and {len(problems) - 8} more"] if len(problems) > 8 else [])]
         raise ModelError(
             "E-MODEL-023",
-            f"{folder}: {len(problems)} of {len(own)} tensors do not map onto the base.",
+            f"{where}: {len(problems)} of {len(own)} tensors do not map onto the base.",
             details=shown,
             fix="load it with the base it was trained on",
         )
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(tensors[name])
-    return method
+            tensor.copy_(given[name])
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

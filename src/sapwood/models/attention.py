@@ -32,6 +32,10 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 # lead only from about 500 keys on.
 _SHORT = 256
 
+# Scores that the path for other devices holds at once: 64 million are 256 MB in float32, and a
+# prefix of 30,000 tokens would need gigabytes without a bound.
+_SCORES = 1 << 26
+
 Masks = list[tuple[Group, Tensor | None]]  # None: plain causal; else additive
 
 
@@ -57,6 +61,8 @@ def _attention(
         pack.capture.append((key, value))
     scale = others.get("scaling") or query.shape[-1] ** -0.5
     sliding_window: int | None = others.get("sliding_window")
+    if pack.past is not None:
+        return _step(module.layer_idx, (query, key, value), pack, sliding_window, scale), None
     masks = [(group, _mask(pack, group, sliding_window, query.dtype)) for group in pack.groups]
     prefix = _prefix(module.layer_idx, key, value, pack)
     visible: Tensor | None = None
@@ -86,9 +92,7 @@ def _mask(pack: Layout, group: Group, window: int | None, dtype: torch.dtype) ->
         visible = visible & near
     if visible is None:
         return None
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    mask = mask.masked_fill_(~visible, float("-inf"))
-    return mask.expand(len(group.index), length, length)[:, None]
+    return _additive(visible, dtype).expand(len(group.index), length, length)[:, None]
 
 
 def _window_on_prefix(pack: Layout, length: int, window: int | None) -> tuple[int, Tensor | None]:
@@ -96,9 +100,68 @@ def _window_on_prefix(pack: Layout, length: int, window: int | None) -> tuple[in
     at = pack.positions[pack.shared :]
     if window is None or not len(at) or int(at.max()) < window:
         return 0, None
+    if pack.cached_at is not None:
+        return 0, at[:, None] - pack.cached_at[None, :] < window
     first = min(max(0, length - window + 1), length - 1)
     keys_at = torch.arange(first, length, device=at.device)
     return first, at[:, None] - keys_at[None, :] < window
+
+
+def _step(
+    layer: int, states: tuple[Tensor, ...], pack: Layout, window: int | None, scale: float
+) -> Tensor:
+    """Attend from one new token a row to its row's past, itself and the prefix.
+
+    `states`: query, key and value, (1, heads, rows, size). Returns (1, rows, heads, size).
+    """
+    assert pack.past is not None
+    query = states[0]
+    keys, values = pack.past.append(layer, states[1], states[2])
+    own = _additive(pack.past.visible(window)[:, None, None], query.dtype)
+    out, total = _partial(query[0].transpose(0, 1)[:, :, None], keys, values, own, scale)
+    out, total = out[:, :, 0].transpose(0, 1)[None], total[:, :, 0].t()[None]
+    if pack.cached:
+        key, value = pack.cached[layer]
+        first, visible = _window_on_prefix(pack, key.shape[2], window)
+        mask = None if visible is None else _additive(visible, query.dtype)
+        part, logsum = _partial(query, key[:, :, first:], value[:, :, first:], mask, scale)
+        if visible is not None:  # no number comes from a softmax over nothing
+            unseen = ~visible.any(1)
+            part = part.masked_fill(unseen[:, None], 0)
+            logsum = logsum.masked_fill(unseen, float("-inf"))
+        merged = torch.logaddexp(total, logsum)
+        out = out * (total - merged).exp()[..., None].to(out.dtype)
+        out = out.addcmul(part, (logsum - merged).exp()[..., None].to(out.dtype))
+    return out.transpose(1, 2)
+
+
+def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return mask.masked_fill_(~visible, float("-inf"))
+
+
+def _partial(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Return softmax(query key) value, (rows, heads, queries, size), and its log-sum-exp."""
+    if query.device.type == "cpu":
+        found: tuple[Tensor, Tensor] = _flash(
+            query, key, value, 0.0, False, attn_mask=mask, scale=scale
+        )
+        return found
+    return _dense_partial(query, key, value, mask, scale)
+
+
+def _dense_partial(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Return the same as `_partial` in plain operations, for any device."""
+    times = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(times, dim=1) for x in (key, value))
+    scores = (query @ key.transpose(-1, -2)).float() * scale
+    scores = scores if mask is None else scores + mask
+    total = scores.logsumexp(-1)
+    return (scores - total[..., None]).exp().to(value.dtype) @ value, total
 
 
 def _gather(tokens: Tensor, group: Group) -> Tensor:
@@ -157,9 +220,7 @@ class _Merged(torch.autograd.Function):
 
 
 def _prefix_mask(visible: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    if visible is None:
-        return None
-    return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, float("-inf"))
+    return None if visible is None else _additive(visible, dtype)
 
 
 def _own_part(
@@ -238,15 +299,26 @@ def _one_softmax(query: Tensor, key: Tensor, value: Tensor, prefix: Any, setting
         length = q.shape[2]
         if mask is None:
             mask = torch.full((length, length), float("-inf"), device=q.device).triu(1).to(q.dtype)
-        scores = (q @ k.transpose(-1, -2)) * scale + mask  # (rows, heads, length, length)
-        if prefix is None or (shared and number == 0):
-            mixed = scores.float().softmax(-1).to(v.dtype) @ v
-        else:
-            pk, pv = (x.repeat_interleave(times, dim=1) for x in prefix)
-            far = (q @ pk.transpose(-1, -2)) * scale  # (rows, heads, length, prefix)
-            if visible is not None:
-                far = far.masked_fill(~visible[group.index - shared][:, None], float("-inf"))
-            both = torch.cat((far, scores), dim=-1).float().softmax(-1).to(v.dtype)
-            mixed = both[..., : pk.shape[2]] @ pv + both[..., pk.shape[2] :] @ v
+            mask = mask[None, None]
+        pair, seen = None, None
+        if prefix is not None and not (shared and number == 0):
+            pair = tuple(x.repeat_interleave(times, dim=1) for x in prefix)
+            seen = None if visible is None else visible[group.index - shared][:, None]
+        keys = length + (0 if pair is None else pair[0].shape[2])
+        step = max(1, _SCORES // (len(q) * heads * keys))
+        parts = []
+        for start in range(0, length, step):  # queries are independent: a few at a time
+            some = slice(start, start + step)
+            near = (q[:, :, some] @ k.transpose(-1, -2)) * scale + mask[:, :, some]
+            if pair is None:
+                parts.append(near.float().softmax(-1).to(v.dtype) @ v)
+                continue
+            far = (q[:, :, some] @ pair[0].transpose(-1, -2)) * scale  # (rows, heads, step, prefix)
+            if seen is not None:
+                far = far.masked_fill(~seen[:, :, some], float("-inf"))
+            both = torch.cat((far, near), dim=-1).float().softmax(-1).to(v.dtype)
+            split = far.shape[-1]
+            parts.append(both[..., :split] @ pair[1] + both[..., split:] @ v)
+        mixed = torch.cat(parts, dim=2)
         out = out.index_put((group.index[group.valid],), mixed.transpose(1, 2)[group.valid])
     return out[None]

@@ -6,7 +6,6 @@ the padded path, slower and equal.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -20,9 +19,14 @@ from sapwood.errors import ModelError
 from sapwood.interfaces import Floats
 from sapwood.models import attention
 from sapwood.models.labels import LabelHead
-from sapwood.models.layout import KeysValues, Pack, Row, build_pack, split_by_budget
+from sapwood.models.layout import Pack, Row, build_pack, split_by_budget
 from sapwood.models.padded import padded_hidden
+from sapwood.models.past import KeysValues
+from sapwood.models.prefixes import NO_PREFIX, Prefix, PrefixCache, grown
+from sapwood.models.stored import ContextStore
 from sapwood.models.trie import LabelTrie
+
+__all__ = ["NO_PREFIX", "PACKED", "Captured", "Decoder", "Prefix", "why_padded"]
 
 PACKED = ("llama", "qwen2", "qwen3", "gemma3_text", "gpt2", "mistral")
 
@@ -33,24 +37,16 @@ _CACHED_PREFIX_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prefix:
-    """An encoded prefix: its token ids and, on the packed path, keys and values of every layer."""
+class Captured:
+    """One pack that ran: `numbers` of the caller's rows in it, where each starts in the pack, the
+    keys and values of every layer, (1, key heads, tokens, size), and the wanted states in the
+    order of `numbers`.
+    """
 
-    ids: tuple[int, ...] = ()
-    layers: tuple[KeysValues, ...] = ()
-
-    def cut(self, length: int) -> Prefix:
-        """Return the first `length` tokens of this prefix, sharing its memory."""
-        layers = tuple((k[:, :, :length], v[:, :, :length]) for k, v in self.layers)
-        return Prefix(ids=self.ids[:length], layers=layers)
-
-    @property
-    def bytes(self) -> int:
-        """Return the memory that keys and values take."""
-        return sum(x.numel() * x.element_size() for pair in self.layers for x in pair)
-
-
-NO_PREFIX = Prefix()
+    numbers: tuple[int, ...]
+    starts: tuple[int, ...]
+    layers: list[KeysValues]
+    states: Tensor
 
 
 class Decoder:
@@ -61,12 +57,19 @@ class Decoder:
     cached prefix never outlives the weights that made it.
     """
 
-    def __init__(self, net: Any, *, weights_key: Callable[[], str] = lambda: "") -> None:
+    def __init__(
+        self,
+        net: Any,
+        *,
+        weights_key: Callable[[], str] = lambda: "",
+        store: ContextStore | None = None,
+    ) -> None:
         self.net = net
         self.weights_key = weights_key
+        self.store = store
         self.why_padded = why_padded(net.config)
-        self.tokens_run = 0
-        self._prefixes: OrderedDict[str, Prefix] = OrderedDict()
+        self.tokens_run = self.tokens_reused = 0
+        self._prefixes = PrefixCache(_CACHED_PREFIX_BYTES)
         if not self.why_padded:
             attention.register()
             net.set_attn_implementation(attention.NAME)
@@ -76,35 +79,58 @@ class Decoder:
         """Return the device of the weights."""
         return self.net.get_input_embeddings().weight.device  # type: ignore[no-any-return]
 
-    def encode(self, ids: Sequence[int]) -> Prefix:
-        """Encode a prefix once and keep it, by content, within a memory bound."""
+    def encode(self, ids: Sequence[int], *, stored: bool = False) -> Prefix:
+        """Encode a prefix and keep it, by content, within a memory bound.
+
+        Of a prefix encoded before by the same weights, the longest common beginning is taken over
+        and only the rest runs; `tokens_reused` counts what was taken over, `tokens_run` what ran.
+        With `stored`, the decoder's store is looked up first and keeps what was encoded. Raises
+        ModelError (E-MODEL-030) when it is longer than the base reads.
+        """
+        self.check_length([], len(ids))
         if self.why_padded or not ids:
             return Prefix(ids=tuple(ids))
+        weights, wanted = self.identity(), tuple(ids)
+        known = self._prefixes.longest(weights, wanted)
+        store = self.store if stored else None
+        if store is not None and len(known.ids) < len(wanted):
+            found = store.get(self.stored_key(wanted))
+            if found is not None:
+                known = _moved(found, self.device)
+                self._prefixes.keep(weights, known)
+        self.tokens_reused += len(known.ids)
+        if len(known.ids) < len(wanted):
+            known = _prefilled(self, wanted, known)
+            self._prefixes.keep(weights, known)
+            if store is not None:
+                store.put(self.stored_key(wanted), known)
+        return known
+
+    def remember(self, prefix: Prefix) -> None:
+        """Keep an exact prefix that was encoded elsewhere by this net as it is now."""
+        self._prefixes.keep(self.identity(), prefix)
+
+    def identity(self) -> str:
+        """Return what a prefix's keys and values depend on besides its tokens."""
+        return f"{self.weights_key()} {self.net.dtype}"
+
+    def stored_key(self, ids: Sequence[int]) -> str:
+        """Return the name of a stored context: a digest of weights, number format and tokens."""
         digest = sha256(np.asarray(ids, dtype=np.int64).tobytes())
-        digest.update(f"{self.weights_key()} {self.net.dtype}".encode())
-        key = digest.hexdigest()
-        if key not in self._prefixes:
-            self._prefixes[key] = self._prefill(tuple(ids))
-            while (
-                len(self._prefixes) > 1
-                and sum(p.bytes for p in self._prefixes.values()) > _CACHED_PREFIX_BYTES
-            ):
-                self._prefixes.popitem(last=False)
-        self._prefixes.move_to_end(key)
-        return self._prefixes[key]
+        digest.update(self.identity().encode())
+        return digest.hexdigest()
 
     @torch.no_grad()
-    def _prefill(self, ids: tuple[int, ...]) -> Prefix:
-        """Encode in chunks, so that activations stay bounded however long the prefix is."""
-        layers: tuple[KeysValues, ...] = ()
-        for start in range(0, len(ids), 2 * PACK_TOKENS):
-            chunk = Row(ids=ids[start : start + 2 * PACK_TOKENS])
-            pack = build_pack([chunk], cached=layers, device=self.device)
-            capture: list[KeysValues] = []
-            pack = replace(pack, layout=replace(pack.layout, capture=capture))
-            self.run(pack)
-            layers = _appended(layers, capture)
-        return Prefix(ids=ids, layers=layers)
+    def capture(
+        self, rows: Sequence[Row], prefix: Prefix = NO_PREFIX, *, budget: int = PACK_TOKENS
+    ) -> Iterator[Captured]:
+        """Yield the rows' keys and values, and their wanted states, a pack at a time."""
+        for part in split_by_budget([len(row.ids) for row in rows], budget):
+            pack = build_pack([rows[n] for n in part], **prefix.seat, device=self.device)
+            layers: list[KeysValues] = []
+            pack = replace(pack, layout=replace(pack.layout, capture=layers))
+            states = self.run(pack)
+            yield Captured(numbers=tuple(part), starts=pack.starts, layers=layers, states=states)
 
     def run(self, pack: Pack) -> Tensor:
         """Return the last hidden states of the wanted tokens of one pack, (wanted, hidden)."""
@@ -124,12 +150,12 @@ class Decoder:
         self, rows: Sequence[Row], prefix: Prefix = NO_PREFIX, *, budget: int = PACK_TOKENS
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (row numbers (wanted,), hidden states (wanted, hidden)) a pack at a time."""
-        self.check_length([len(row.ids) for row in rows], len(prefix.ids))
+        self.check_length([len(row.ids) for row in rows], prefix.next_position)
         if self.why_padded:
             yield from padded_hidden(self.net, rows, prefix.ids, budget)
             return
         for part in split_by_budget([len(row.ids) for row in rows], budget):
-            pack = build_pack([rows[n] for n in part], cached=prefix.layers, device=self.device)
+            pack = build_pack([rows[n] for n in part], **prefix.seat, device=self.device)
             yield torch.tensor(part)[pack.owners.cpu()], self.run(pack)
 
     def check_length(self, lengths: Sequence[int], prefix: int = 0) -> None:
@@ -175,14 +201,24 @@ class Decoder:
         return scores
 
 
-def _appended(old: Sequence[KeysValues], new: Sequence[KeysValues]) -> tuple[KeysValues, ...]:
-    """Return the keys and values of a prefix followed by those of its next chunk."""
-    if not old:
-        return tuple((key.contiguous(), value.contiguous()) for key, value in new)
-    return tuple(
-        (torch.cat((o[0], n[0]), 2), torch.cat((o[1], n[1]), 2))
-        for o, n in zip(old, new, strict=True)
-    )
+def _prefilled(decoder: Decoder, ids: tuple[int, ...], known: Prefix) -> Prefix:
+    """Encode what follows `known`, in chunks: activations stay bounded however long it is."""
+    made = grown(known, ids, known.layers) if known.layers else NO_PREFIX
+    for start in range(len(known.ids), len(ids), 2 * PACK_TOKENS):
+        end = min(start + 2 * PACK_TOKENS, len(ids))
+        before = made.cut(start) if start else NO_PREFIX
+        for part in decoder.capture([Row(ids=ids[start:end])], before):
+            made = made if made.layers else grown(NO_PREFIX, ids, part.layers)
+            for room, new in zip(made.layers, part.layers, strict=True):
+                for to, given in zip(room, new, strict=True):
+                    to[:, :, start:end] = given
+    return made
+
+
+def _moved(prefix: Prefix, device: torch.device) -> Prefix:
+    """Return a prefix on `device`; on the CPU nothing is copied."""
+    layers = tuple((key.to(device), value.to(device)) for key, value in prefix.layers)
+    return replace(prefix, layers=layers)
 
 
 def why_padded(config: Any) -> str:

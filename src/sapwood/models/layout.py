@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-KeysValues = tuple[Tensor, Tensor]  # each (1, key heads, length, head size)
+from sapwood.models.past import KeysValues, Past
 
 # Attention may pad a group by at most this share before a new group starts. Small groups cost a
 # kernel launch each (about 40 us a layer), padding costs quadratic work; 1.3 is flat around there.
@@ -62,15 +62,18 @@ class Layout:
 
     The first `shared` tokens of the pack are a prefix that every row sees and that takes part in
     gradients; `cached` holds one pair of keys and values a layer of a prefix encoded before (one
-    of the two, never both). `positions`: (tokens,). With `capture`, each layer appends its own
-    keys and values to that list.
+    of the two, never both), at the positions `cached_at` (length,), None for 0, 1, 2, ...
+    `positions`: (tokens,). With `capture`, each layer appends its own keys and values to that
+    list. With `past`, each token is the next one of a row that grows, and there are no groups.
     """
 
     groups: tuple[Group, ...]
     positions: Tensor
     shared: int = 0
     cached: tuple[KeysValues, ...] = ()
+    cached_at: Tensor | None = None
     capture: list[KeysValues] | None = None
+    past: Past | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +81,15 @@ class Pack:
     """Token ids (1, tokens), their layout, and where the wanted hidden states lie.
 
     `wanted`: (wanted,) positions in the pack; `owners`: for each the number of its row in the
-    caller's order; rows keep the order of their `wanted`.
+    caller's order; rows keep the order of their `wanted`. `starts`: where each row begins, in the
+    caller's order.
     """
 
     ids: Tensor
     layout: Layout
     wanted: Tensor
     owners: Tensor
+    starts: tuple[int, ...] = ()
 
 
 def split_by_budget(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -148,17 +153,21 @@ def build_pack(
     *,
     shared: Sequence[int] = (),
     cached: tuple[KeysValues, ...] = (),
+    start: int | None = None,
+    cached_at: Tensor | None = None,
     causal: bool = True,
     device: str | torch.device = "cpu",
 ) -> Pack:
     """Lay `rows` side by side, after the `shared` token ids or over a `cached` prefix.
 
-    Rows start at the position after the prefix. Returns the pack on `device`.
+    Rows start at the position `start`, by default the one after the prefix; `cached_at`: see
+    Layout. Returns the pack on `device`.
     """
     assert not (shared and cached), "a prefix is either in the pack or encoded before"
     order = sorted(range(len(rows)), key=lambda n: (-len(rows[n].ids), n))
     ordered = [rows[n] for n in order]
     offset = cached[0][0].shape[2] if cached else len(shared)
+    offset = offset if start is None else start
     ids, positions, starts = list(shared), list(range(len(shared))), []
     for row in ordered:
         starts.append(len(ids))
@@ -186,7 +195,9 @@ def build_pack(
             positions=torch.tensor(positions, device=device),
             shared=len(shared),
             cached=cached,
+            cached_at=cached_at,
         ),
         wanted=torch.tensor(wanted, dtype=torch.long, device=device),
         owners=torch.tensor(owners, dtype=torch.long, device=device),
+        starts=tuple(where[n] for n in range(len(rows))),
     )

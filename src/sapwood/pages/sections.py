@@ -40,6 +40,7 @@ def sections(report: Report, words: Words) -> Section:
         "classes": classes(report),
         "calibration": calibration(report, words),
         "errors": errors(report),
+        "choices": choices(report),
         "forecast": forecast(report),
         "reproduce": reproduce(report, words),
     }
@@ -172,6 +173,27 @@ def calibration(report: Report, words: Words) -> Section | None:
         "bins": figures.filled_bins(report),
         "ece": (report.get("calibration") or {}).get("ece"),
     }
+
+
+def choices(report: Report) -> list[Section]:
+    """Return, of candidates that prompt, the log loss by bias and the spread over orders."""
+    rows: list[Section] = []
+    for candidate in report.get("candidates") or []:
+        notes = candidate.get("notes") or {}
+        bias = {k: v for k, v in (notes.get("bias") or {}).items() if is_number(v)}
+        spread = notes.get("spread") or {}
+        span = [v for v in spread.get("accuracy") or [] if is_number(v)]
+        if bias or len(span) == 3:
+            rows.append(
+                {
+                    "name": shown(candidate.get("name")),
+                    "bias": sorted(bias.items(), key=lambda item: item[1]),
+                    "orders": spread.get("orders") if len(span) == 3 else None,
+                    "span": span,
+                    "rows": spread.get("rows"),
+                }
+            )
+    return rows
 
 
 def forecast(report: Report) -> list[Section]:

@@ -1,14 +1,16 @@
 """Readouts: ways to read an answer, from texts, features or label scores. One file each.
 
 Each is a frozen dataclass that satisfies `sapwood.interfaces.Readout` and has the class methods
-`fit(inputs, gold, *, labels, seed=0)` and `from_state(settings, arrays)`. `bias` is what
-calibrates the label scores a verbalizer reads, `logistic` the regression that two of them share.
+`fit(inputs, gold, *, labels, seed=0)` and `from_state(settings, arrays)`; `reads` says what it is
+given: "texts", or "features" or "scores" of a base under a context. `bias` is what calibrates the
+scores a verbalizer reads, `inputs` makes texts to fit it on, `logistic` is the regression that two
+of them share.
 
 majority   nothing: how common the labels are
 tf-idf     texts: word and character n-grams
 probe      features (rows, width): logistic regression
-knn        features or next-token distributions: the nearest training rows
-verbalizer label scores of a language model
+knn        features, or label scores: the nearest training rows
+verbalizer label scores of a language model, direct or through the noisy channel
 """
 
 READOUTS = {

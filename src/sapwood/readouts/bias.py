@@ -1,31 +1,39 @@
-"""One operator, four estimators: subtract what the model would say anyway.
+"""One operator and its estimators: subtract what the model would say anyway.
 
 A model in context prefers some labels whatever it reads. Every calibration of its label scores in
-use is the same pure shift in log space, `scores - bias`, and differs only in where the bias comes
-from:
+use is the same pure shift in log space, `scores - bias`, and differs only in which inputs the bias
+is read from:
 
-- `content_free`: inputs without content (Zhao et al. 2021, arXiv 2102.09690);
-- `batch`: the mean over unlabelled inputs (Zhou et al. 2023, arXiv 2309.17249);
-- `labels`: maximum likelihood on labelled rows, optionally with one slope, which is temperature
-  scaling (Guo et al. 2017, arXiv 1706.04599) and vector scaling without its per-class slopes;
-- `none`.
+content-free  inputs without content (contextual calibration, Zhao et al. 2021, arXiv 2102.09690)
+premise       the prompt without an input (PMI_DC, Holtzman et al. 2021, arXiv 2104.08315): the most
+              probable label after contextual calibration with that one input is exactly its answer
+domain        random words of the task's own texts (Fei et al. 2023, arXiv 2305.19148)
+generated     texts sampled from the model itself (Jiang et al. 2023, arXiv 2310.10266)
+batch         unlabelled rows (batch calibration, Zhou et al. 2023, arXiv 2309.17249)
+labels        labelled rows, by maximum likelihood; with a slope also temperature scaling (Platt
+              1999; Guo et al. 2017, arXiv 1706.04599)
 
-A shift moves the boundary between labels and cannot rotate it; a probe can.
+`BIASES` is their table, `choose_bias` takes the one that predicts held-out rows best. All are
+fitted before and frozen: what one row is told never depends on the rows beside it. A shift moves
+the boundary between labels and cannot rotate it; a probe can.
+
 Scores are log-probabilities, shape (rows, classes), not normalised over the classes: a constant
 added to a row changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sapwood.errors import ConfigError, DataError
 from sapwood.interfaces import Floats, Integers
+from sapwood.metrics import log_loss
+from sapwood.registry import did_you_mean
 
 Float64 = NDArray[np.float64]
 
@@ -76,11 +84,37 @@ def none(classes: int) -> Bias:
 
 
 def content_free(scores: Floats) -> Bias:
-    """Return the log of the mean answer to inputs such as "N/A", "" and "[MASK]".
+    """Return the log of the mean answer to inputs without content, see `inputs`.
 
     Contextual calibration (Zhao et al. 2021). `scores`: (inputs, classes), at least one input.
     """
-    return Bias(source="content_free", shift=_centred(_log_mean(_checked(scores))))
+    return _mean_answer("content-free", scores)
+
+
+def premise(scores: Floats) -> Bias:
+    """Return the log of the answer to the prompt without an input, `scores`: (1, classes).
+
+    PMI_DC (Holtzman et al. 2021) takes the label with the most log p(y | x) - log p(y | premise).
+    Both terms may be normalised over the labels, which adds a constant: the same operator.
+    """
+    return _mean_answer("premise", scores)
+
+
+def domain(scores: Floats) -> Bias:
+    """Return the log of the mean answer to random words of the domain, see `inputs`.
+
+    Fei et al. 2023. `scores`: (inputs, classes).
+    """
+    return _mean_answer("domain", scores)
+
+
+def generated(scores: Floats, prior: Floats | None = None) -> Bias:
+    """Return the log of the mean answer to texts the model wrote, less the log of the class prior.
+
+    Generative calibration (Jiang et al. 2023): the mean is the model's own p(label) under its
+    context. `scores`: (inputs, classes); `prior`: see `batch`.
+    """
+    return _mean_answer("generated", scores, prior)
 
 
 def batch(scores: Floats, prior: Floats | None = None) -> Bias:
@@ -92,16 +126,7 @@ def batch(scores: Floats, prior: Floats | None = None) -> Bias:
 
     Raises ConfigError (E-CONFIG-062) on a prior of another length or with an entry of 0 or less.
     """
-    checked = _checked(scores)
-    classes = checked.shape[1]
-    shares = np.ones(classes) if prior is None else np.asarray(prior, np.float64)
-    if shares.shape != (classes,) or not bool((np.isfinite(shares) & (shares > 0)).all()):
-        raise ConfigError(
-            "E-CONFIG-062",
-            f"A class prior needs {classes} positive numbers, one a class, got {shares.tolist()}.",
-            fix="count the labels of the training rows and add 1 to each count",
-        )
-    return Bias(source="batch", shift=_centred(_log_mean(checked) - np.log(shares)))
+    return _mean_answer("batch", scores, prior)
 
 
 def labels(scores: Floats, gold_index: Integers, slope: bool = False) -> Bias:
@@ -125,7 +150,125 @@ def labels(scores: Floats, gold_index: Integers, slope: bool = False) -> Bias:
     fitted = _maximum(checked, gold, free_slope=slope, start=1.0)
     if fitted[-1] < 0:
         fitted = _maximum(checked, gold, free_slope=False, start=0.0)
-    return Bias(source="labels", shift=_centred(fitted[:-1]), slope=float(fitted[-1]))
+    source = "labels+slope" if slope else "labels"
+    return Bias(source=source, shift=_centred(fitted[:-1]), slope=float(fitted[-1]))
+
+
+class Fit(Protocol):
+    """How an estimator is called; each reads of `gold` and `prior` what it needs."""
+
+    def __call__(
+        self, scores: Floats, gold: Integers | None = None, prior: Floats | None = None
+    ) -> Bias:
+        """Return the bias from scores (rows, classes) of the inputs that the estimator reads."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimator:
+    """A named way to fit a bias. `reads` is the kind of inputs whose scores `fit` takes: a key of
+    the scores given to `choose_bias`.
+    """
+
+    name: str
+    reads: str
+    fit: Fit
+
+
+def _labelled(scores: Floats, gold: Integers | None, *, slope: bool) -> Bias:
+    assert gold is not None, "this estimator reads labelled rows"
+    return labels(scores, gold, slope)
+
+
+_ESTIMATORS = (
+    Estimator(name="none", reads="nothing", fit=lambda s, gold=None, prior=None: none(s.shape[1])),
+    Estimator(
+        name="content-free",
+        reads="content-free inputs",
+        fit=lambda s, gold=None, prior=None: content_free(s),
+    ),
+    Estimator(name="premise", reads="premise", fit=lambda s, gold=None, prior=None: premise(s)),
+    Estimator(name="domain", reads="domain inputs", fit=lambda s, gold=None, prior=None: domain(s)),
+    Estimator(
+        name="generated",
+        reads="generated inputs",
+        fit=lambda s, gold=None, prior=None: generated(s, prior),
+    ),
+    Estimator(
+        name="batch", reads="unlabelled rows", fit=lambda s, gold=None, prior=None: batch(s, prior)
+    ),
+    Estimator(
+        name="labels",
+        reads="labelled rows",
+        fit=lambda s, gold=None, prior=None: _labelled(s, gold, slope=False),
+    ),
+    Estimator(
+        name="labels+slope",
+        reads="labelled rows",
+        fit=lambda s, gold=None, prior=None: _labelled(s, gold, slope=True),
+    ),
+)
+# Cheapest first: of estimators that predict alike the first is chosen.
+BIASES = {estimator.name: estimator for estimator in _ESTIMATORS}
+
+
+def choose_bias(
+    scores: Mapping[str, Floats],
+    gold: Integers,
+    prior: Floats | None = None,
+    *,
+    allowed: Sequence[str] = tuple(BIASES),
+    folds: int = 5,
+) -> tuple[Bias, dict[str, float]]:
+    """Return the bias that predicts labelled rows best, and the log loss of each that was tried.
+
+    `scores`: what an estimator `reads` -> scores (rows, classes) of such inputs; "labelled rows"
+    must be there, for they are what is predicted. An estimator whose inputs are not there is not
+    tried; "unlabelled rows" are, where none are given, the labelled ones without their labels.
+    `gold`: (labelled rows,). Estimators of labelled rows are fitted without the fold they predict,
+    the others once; the chosen one is then fitted on all rows.
+
+    Raises ConfigError (E-CONFIG-001) on an unknown name in `allowed`.
+    """
+    known, index = np.asarray(scores["labelled rows"], np.float64), np.asarray(gold)
+    losses: dict[str, float] = {}
+    made: dict[str, Bias] = {}
+    for name in allowed:
+        estimator = _estimator(name)
+        own = estimator.reads == "unlabelled rows" and estimator.reads not in scores
+        if own or estimator.reads in ("nothing", "labelled rows"):
+            made[name] = estimator.fit(known, index, prior)
+            losses[name] = _crossed_loss(estimator, known, index, prior, folds)
+        elif estimator.reads in scores:
+            made[name] = estimator.fit(scores[estimator.reads], None, prior)
+            losses[name] = log_loss(np.exp(made[name].apply(known)), index)
+    if not losses:
+        return none(known.shape[1]), {}
+    return made[min(losses, key=lambda name: losses[name])], losses
+
+
+def _estimator(name: str) -> Estimator:
+    if name not in BIASES:
+        raise ConfigError(
+            "E-CONFIG-001",
+            f"Unknown bias '{name}'.{did_you_mean(name, BIASES)}",
+            fix=f"use one of: {', '.join(BIASES)}",
+        )
+    return BIASES[name]
+
+
+def _crossed_loss(
+    estimator: Estimator, scores: Float64, gold: Integers, prior: Floats | None, folds: int
+) -> float:
+    """Return the mean log loss of held-out rows, each fold's bias fitted on the others."""
+    fold = np.arange(len(scores)) % folds
+    total = 0.0
+    for number in range(folds):
+        held = fold == number
+        if held.any() and not held.all():
+            fitted = estimator.fit(scores[~held], gold[~held], prior)
+            total += log_loss(np.exp(fitted.apply(scores[held])), gold[held]) * held.sum()
+    return float(total / len(scores))
 
 
 def log_softmax(logits: Floats) -> Float64:
@@ -148,6 +291,20 @@ def _checked(scores: Floats, classes: int | None = None) -> Float64:
             fix="look for an input that the model scored as not-a-number (an overflow, often)",
         )
     return np.maximum(log_softmax(array), LOWEST)
+
+
+def _mean_answer(source: str, scores: Floats, prior: Floats | None = None) -> Bias:
+    """Return the log of the mean answer, less that of the prior (classes,) where one is given."""
+    checked = _checked(scores)
+    classes = checked.shape[1]
+    shares = np.ones(classes) if prior is None else np.asarray(prior, np.float64)
+    if shares.shape != (classes,) or not bool((np.isfinite(shares) & (shares > 0)).all()):
+        raise ConfigError(
+            "E-CONFIG-062",
+            f"A class prior needs {classes} positive numbers, one a class, got {shares.tolist()}.",
+            fix="count the labels of the training rows and add 1 to each count",
+        )
+    return Bias(source=source, shift=_centred(_log_mean(checked) - np.log(shares)))
 
 
 def _centred(shift: Float64) -> Float64:

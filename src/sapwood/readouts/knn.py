@@ -4,6 +4,11 @@ kNN prompting (Xu et al. 2023, ICLR, arXiv 2303.13824): every training row ("anc
 the model under the same context and its next-token distribution kept; a query is answered by the
 anchors i with the smallest KL(p_i || p_query). It needs no gradient and uses all rows, not only
 those that fit into the context. With cosine distance the same vote works on any features.
+
+Measured on SST-2 (SmolLM2-135M, 256 anchors, 200 queries, 0 and 8 demonstrations, 2 seeds), mean
+accuracy: kl over the label words 68.0 %, over the whole vocabulary 75.9 % (85 times the storage of
+hidden states), cosine of hidden states 75.0 %, a probe on the same states 80.3 %. So `kl` is for
+bases that give scores and no states.
 """
 
 from __future__ import annotations
@@ -95,6 +100,11 @@ class NearestNeighbours:
             gold=index,
             centre=centre,
         )
+
+    @property
+    def reads(self) -> str:
+        """Return "features" for cosine, "scores" (those of the label words) for kl."""
+        return "scores" if self.distance == "kl" else "features"
 
     def probabilities(self, inputs: Floats) -> Float64:
         """Return class probabilities of rows like those it was fitted on, shape (rows, classes).

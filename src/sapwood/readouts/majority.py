@@ -35,6 +35,11 @@ class Majority:
         counts = np.bincount(label_indices(gold, labels), minlength=len(labels)) + 0.5
         return cls(labels=tuple(labels), shares=counts / counts.sum())
 
+    @property
+    def reads(self) -> str:
+        """Return "texts": how many there are is all that counts."""
+        return "texts"
+
     def probabilities(self, inputs: Sized) -> NDArray[np.float64]:
         """Return the same shares for every input, shape (rows, classes)."""
         return np.tile(self.shares, (len(inputs), 1))

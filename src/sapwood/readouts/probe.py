@@ -64,6 +64,11 @@ class Probe:
         )
         return cls(labels=tuple(labels), mean=mean, scale=scale, logistic=logistic)
 
+    @property
+    def reads(self) -> str:
+        """Return "features": of a base, under any context."""
+        return "features"
+
     def probabilities(self, inputs: Floats) -> NDArray[np.float64]:
         """Return class probabilities of features (rows, width), shape (rows, classes).
 

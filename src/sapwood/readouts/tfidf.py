@@ -81,6 +81,11 @@ class TfIdf:
         )
         return cls(labels=tuple(labels), blocks=blocks, logistic=logistic)
 
+    @property
+    def reads(self) -> str:
+        """Return "texts": no base is needed."""
+        return "texts"
+
     def probabilities(self, inputs: Sequence[str]) -> NDArray[np.float64]:
         """Return class probabilities of texts, shape (rows, classes)."""
         if not len(inputs):

@@ -40,8 +40,10 @@ def adapt(
         )
     yield Event(kind="note", note=f"base {base.name}: {runtime.describe()}")
     hashes = {name: bases.get(name).sha256 for name in (job.model, job.encoder) if name}
-    _same_run(folder, fingerprint(job, material, hashes), job)
     bench = Workbench(job, material, bases, folder)
+    if bench.facts is not None:
+        hashes["facts"] = bench.facts.settings.sha256
+    _same_run(folder, fingerprint(job, material, hashes), job)
     why = bases.decoder(job.model).why_padded
     if why:
         yield Event(kind="note", note=f"prompts are padded, not packed: {why}")

@@ -194,6 +194,7 @@ def _candidate(bench: Workbench, name: str, tests: dict[str, Floats]) -> dict[st
         "status": result["status"],
         "why": result["why"],
         "base": result.get("base"),
+        "notes": result.get("notes") or {},
         "dev": result["dev"],
         "test": _test_score(bench, tests[name]) if name in tests else None,
         "cost": {

@@ -39,11 +39,36 @@ class Tuning:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prompting:
+    """What the user fixed of the prompts; what is empty or None is left to the ladder.
+
+    `shots`: how many demonstrations, one candidate each; `selection`, `order`, `scorer`: names of
+    the rules; `bias`: the estimators allowed; `contexts`: how many a bank holds; `encoding`:
+    "exact" or "blocks".
+    """
+
+    shots: tuple[int, ...] = ()
+    selection: str | None = None
+    order: str | None = None
+    scorer: str | None = None
+    bias: tuple[str, ...] = ()
+    encoding: str = "exact"
+    contexts: int = 4
+
+    @property
+    def fixed(self) -> bool:
+        """Return whether the user asked for certain prompts instead of the ladder's."""
+        named = (self.shots, self.selection, self.order, self.scorer, self.encoding != "exact")
+        return any(named)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """Everything `adapt` needs to know. `seconds`: the budget; `only`: candidate families to try.
 
-    `limit` caps the training rows, `max_length` the tokens of one text; `max_bytes` and
-    `max_ms` exclude candidates that are larger or slower.
+    `limit` caps the training rows, `max_length` the tokens of one text; `facts`: a file or folder
+    of knowledge put before each query; `max_bytes` and `max_ms` exclude candidates that are larger
+    or slower.
     """
 
     data: str
@@ -59,10 +84,12 @@ class Job:
     limit: int | None = None
     max_length: int = 256
     instruction: str | None = None
+    facts: str | None = None
     only: tuple[str, ...] = ()
     max_bytes: int | None = None
     max_ms: float | None = None
     tuning: Tuning = field(default_factory=Tuning)
+    prompting: Prompting = field(default_factory=Prompting)
     command: str = ""
 
     def wants(self, family: str) -> bool:

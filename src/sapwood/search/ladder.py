@@ -19,11 +19,15 @@ from sapwood.files import new_folder, write_json
 from sapwood.interfaces import Floats
 from sapwood.metrics import bootstrap_interval
 from sapwood.search import plain, prompting, tuning
+from sapwood.search.contexts import Prompt
 from sapwood.search.memory import peak_bytes, reset_peak
 from sapwood.search.workbench import Event, Made, Making, Stopped, Workbench
 
 SHOTS = (4, 16)
+MANY_SHOTS = 64
 NEAREST_SHOTS = 8
+BANK_SHOTS = 8
+CHANNEL_LABELS = 8  # a query costs the channel one pass a label
 _GOLDEN_ROWS = 4
 
 
@@ -37,41 +41,72 @@ class Candidate:
 
 
 def ladder(bench: Workbench) -> list[Candidate]:
-    """Return the candidates this job wants, in the order they are tried."""
+    """Return the candidates this job wants, in the order they are tried: the cheap ones first."""
     job = bench.job
-    mine = f"-{job.model}" if job.encoder else ""
-
-    def entry(family: str, make: Any, name: str = "", **settings: Any) -> Candidate:
-        return Candidate(
-            name=name or family, family=family, make=lambda b, n: make(b, n, **settings)
-        )
-
-    near = {"name": f"few-shot-{NEAREST_SHOTS}-nearest", "selection": "nearest"}
-    if job.encoder is None:
-        near = {"name": f"few-shot-{NEAREST_SHOTS}-bm25", "selection": "bm25"}
     found = [
         entry("majority", plain.of_texts, readout="majority"),
         entry("tf-idf", plain.of_texts, readout="tf-idf"),
-        entry("zero-shot", prompting.zero_shot),
-    ]
-    for family in ("knn", "probe"):
-        if job.encoder:
-            named = f"{family}-{Path(job.encoder).name}"
-            found.append(
-                entry(family, plain.of_features, named, readout=family, encoder=job.encoder)
-            )
-        found.append(entry(family, plain.of_features, f"{family}{mine}", readout=family))
-    found += [
-        entry("few-shot", prompting.few_shot, f"few-shot-{k}", shots=k, selection="stratified")
-        for k in SHOTS
-    ]
-    found += [
-        entry("few-shot", prompting.few_shot, shots=NEAREST_SHOTS, **near),
+        entry("zero-shot", prompting.prompted, prompt=Prompt()),
+        *_features(bench),
+        *(_fixed(bench) if job.prompting.fixed else _prompts(bench)),
         entry("lora", tuning.tuned, under_context=False),
         entry("lora+context", tuning.tuned, under_context=True),
     ]
     needed = {"few-shot"} if job.only and "lora+context" in job.only else set()
     return [c for c in found if job.wants(c.family) or c.family in needed]
+
+
+def entry(family: str, make: Any, name: str = "", **settings: Any) -> Candidate:
+    """Return a candidate that `make` makes with `settings`."""
+    return Candidate(name=name or family, family=family, make=lambda b, n: make(b, n, **settings))
+
+
+def _features(bench: Workbench) -> Iterator[Candidate]:
+    """Yield the readouts on frozen features of the encoder and of the base."""
+    job = bench.job
+    mine = f"-{job.model}" if job.encoder else ""
+    for family in ("knn", "probe"):
+        if job.encoder:
+            named = f"{family}-{Path(job.encoder).name}"
+            yield entry(family, plain.of_encoder, named, readout=family, encoder=job.encoder)
+        yield entry(family, plain.of_decoder, f"{family}{mine}", readout=family)
+
+
+def _prompts(bench: Workbench) -> Iterator[Candidate]:
+    """Yield prompts from few demonstrations to many, then what each query chooses for itself."""
+
+    def few(name: str, **settings: Any) -> Candidate:
+        return entry("few-shot", prompting.prompted, name, prompt=Prompt(**settings))
+
+    for shots in SHOTS:
+        yield few(f"few-shot-{shots}", shots=shots)
+    yield few("few-shot-ordered", reuse=True, order="likelihood")
+    if len(bench.labels) <= CHANNEL_LABELS:
+        yield entry("channel", prompting.prompted, prompt=Prompt(reuse=True, scorer="channel"))
+    for family in ("knn", "probe"):
+        yield entry(family, plain.of_decoder, f"{family}-few-shot", readout=family,
+                    under_context=True)  # fmt: skip
+    yield few(f"few-shot-{MANY_SHOTS}", shots=MANY_SHOTS)
+    yield few("few-shot-bank", shots=BANK_SHOTS, selection="bank")
+    near = "nearest" if bench.job.encoder else "bm25"
+    yield few(f"few-shot-{NEAREST_SHOTS}-{near}", shots=NEAREST_SHOTS, selection=near)
+    if bench.job.encoder:
+        yield few(f"few-shot-{NEAREST_SHOTS}-dpp", shots=NEAREST_SHOTS, selection="dpp")
+
+
+def _fixed(bench: Workbench) -> Iterator[Candidate]:
+    """Yield the prompts that the user asked for."""
+    asked = bench.job.prompting
+    selection = asked.selection or "stratified"
+    for shots in asked.shots or SHOTS:
+        words = ["few-shot", str(shots)] if shots else ["zero-shot"]
+        words += [w for w in (asked.selection if shots else None, asked.scorer) if w]
+        prompt = Prompt(
+            shots=shots, selection=selection, order=asked.order or "given",
+            scorer=asked.scorer, encoding=asked.encoding,
+        )  # fmt: skip
+        if words != ["zero-shot"]:
+            yield entry("few-shot", prompting.prompted, "-".join(words), prompt=prompt)
 
 
 def climb(bench: Workbench) -> Iterator[Event]:
@@ -152,6 +187,7 @@ def _finished(bench: Workbench, name: str, made: Made, folder: Path) -> dict[str
         "ms_per_query": milliseconds,
         "tokens_per_query": made.query_tokens,
         "curve": made.curve,
+        "notes": made.notes,
         "forecast_seconds": made.forecast_seconds,
     }
     over = []

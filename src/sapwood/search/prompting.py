@@ -1,164 +1,157 @@
-"""Candidates that prompt the frozen base: zero-shot and few-shot, with a fitted bias."""
+"""Candidates that prompt the frozen base: a context, a scorer and a fitted bias."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
 
 from sapwood.adaptation import Adaptation
-from sapwood.context.prompter import Context
-from sapwood.context.select import SELECTORS
 from sapwood.evaluation import Reader, Reading
 from sapwood.interfaces import Example, Floats
-from sapwood.metrics import log_loss
 from sapwood.readouts import bias
-from sapwood.readouts.bias import Bias
-from sapwood.readouts.verbalizer import Verbalizer
-from sapwood.registry import resolve
+from sapwood.readouts.inputs import content_free_inputs, domain_inputs
+from sapwood.readouts.verbalizer import SCORERS, Verbalizer, divided, label_lengths
+from sapwood.search.contexts import Draft, Prompt, drafted, unshown
 from sapwood.search.workbench import Event, Made, Making, Stopped, Workbench, chunks, joined
 
-# Draws of demonstrations that are compared on training rows: the choice matters more than anything
-# else at this size, and the gain flattens after a few draws.
-DRAWS = 3
-COMPARED_ROWS = 64
 # Training rows the bias is fitted on: the shift of a class has a standard error of about 0.15 nats
 # with 200 rows, small beside the 1 to 3 nats by which small models lean to one label.
 BIAS_ROWS = 192
-CONTENT_FREE = ("N/A", "", "[MASK]")
+DEAR_BIAS_ROWS = 96  # where each row pays for a context of its own, or for every label
+DOMAIN_INPUTS = 8  # the mean over 8 random texts differs from that over 20 by about 0.1 nats
 
 
-def zero_shot(bench: Workbench, name: str) -> Making:
-    """Prompt with the instruction alone."""
-    context = bench.context()
-    reader = bench.reader(context)
-    rows, dev = bench.shuffled[:BIAS_ROWS], bench.splits.dev
-    known = yield from bench.read(reader, rows, name=name, key="zero/bias")
-    fitted = yield from _bias(bench, reader, known.scores, rows, name)
-    asked = yield from bench.read(reader, dev, name=name, key="zero/dev")
-    return _made(bench, context, fitted, asked, len(dev))
-
-
-def few_shot(bench: Workbench, name: str, shots: int, selection: str) -> Making:
-    """Prompt with demonstrations from the training rows; of several draws the best is kept."""
-    train, dev = bench.splits.train, bench.splits.dev
-    shots = min(shots, len(train) // 2)
-    selector = resolve("selector", SELECTORS, selection)()
-    if selector.sharing == "query":
-        context = bench.context(train, selection=selection, shots=shots, sharing="query")
-        reader = bench.reader(context)
-        _afford_per_query(bench, reader, shots)
-        rows = list(bench.shuffled[: BIAS_ROWS // 2])
-        known = yield from bench.read(reader, rows, name=name)
+def prompted(bench: Workbench, name: str, prompt: Prompt) -> Making:
+    """Make one prompting candidate: find its context, fit its bias, read the development rows."""
+    draft = yield from drafted(bench, name, prompt)
+    reader = bench.reader(draft.context, scorer="channel" if prompt.channel else "direct")
+    dear = prompt.channel or draft.context.sharing == "query"
+    most = DEAR_BIAS_ROWS if dear else BIAS_ROWS
+    if dear or draft.context.groups:
+        _afford(bench, reader, most)
+    rows, known = yield from _labelled(bench, name, reader, draft, most)
+    scores = yield from _answers(bench, name, reader, known)
+    readout, losses = _fitted(bench, prompt, reader, scores, bench.index(rows))
+    if prompt == Prompt():  # what readouts on features will read too
+        asked = yield from bench.read(reader, bench.splits.dev, name=name, key="zero/dev")
     else:
-        context, rows, known = yield from _best_draw(bench, name, shots)
-        reader = bench.reader(context)
-        used = {e.row for e in (*context.demonstrations, *rows)}
-        more = [e for e in bench.shuffled if e.row not in used]
-        more = more[: BIAS_ROWS - len(rows)]
-        if more:
-            extra = yield from bench.read(reader, more, name=name)
-            rows, known = [*rows, *more], joined([known, extra])
-    fitted = yield from _bias(bench, reader, known.scores, rows, name)
+        asked = yield from _raced(bench, name, reader, readout)
+    return _made(bench, draft, readout, asked, {**draft.notes, "bias": losses})
+
+
+def _raced(
+    bench: Workbench, name: str, reader: Reader, readout: Verbalizer
+) -> Generator[Event, None, Reading]:
+    """Read the development rows, or stop where they show the candidate to be clearly behind."""
     parts: list[Reading] = []
-    for done, chunk in chunks([e.text for e in dev]):
+    for done, chunk in chunks([e.text for e in bench.splits.dev]):
         parts.append(reader.read(chunk))
-        yield Event(kind="progress", candidate=name, done=done, total=len(dev))
-        bench.race(np.exp(fitted.apply(joined(parts).scores)))
+        yield Event(kind="progress", candidate=name, done=done, total=len(bench.splits.dev))
+        found = readout.probabilities(joined(parts).scores)
+        bench.race(found)
         if bench.clock.left < 0:
-            raise Stopped("the budget was spent", np.exp(fitted.apply(joined(parts).scores)))
-    return _made(bench, context, fitted, joined(parts), len(dev))
+            raise Stopped("the budget was spent", found)
+    return joined(parts)
 
 
-def _best_draw(
-    bench: Workbench, name: str, shots: int
-) -> Generator[Event, None, tuple[Context, list[Example], Reading]]:
-    """Return the draw with the lowest calibrated log loss on training rows none of them shows."""
-    train, job = bench.splits.train, bench.job
-    selector = resolve("selector", SELECTORS, "stratified")()
-    draws: list[tuple[Example, ...]] = []
-    for draw in range(DRAWS):
-        (numbers,) = selector.select(train, [], shots, job.seed + 1000 * draw, labels=bench.labels)
-        draws.append(tuple(train[n] for n in numbers))
-    shown = {e.row for draw in draws for e in draw}
-    rows = [e for e in bench.shuffled if e.row not in shown][:COMPARED_ROWS]
-    if len(rows) < 8:  # a tiny training set: nothing is left to compare draws on
-        rows, draws = list(bench.shuffled[:COMPARED_ROWS]), draws[:1]
-    found: list[tuple[float, Context, Reading]] = []
-    for shown_now in draws:
-        context = bench.context(shown_now, selection="stratified", shots=len(shown_now))
-        reader = bench.reader(context)
-        if not found:
-            prefill = len(reader.prompter.prefix)
-            bench.afford(DRAWS * prefill, share=0.3, what=f"encoding {shots} demonstrations")
-        reading = yield from bench.read(reader, rows, name=name)
-        loss = _crossed_loss(reading.scores, bench.index(rows))
-        found.append((loss, context, reading))
-    _, context, reading = min(found, key=lambda item: item[0])
-    return context, rows, reading
+def _labelled(
+    bench: Workbench, name: str, reader: Reader, draft: Draft, most: int
+) -> Generator[Event, None, tuple[list[Example], Reading]]:
+    """Return labelled rows that the context does not show, and what was read of them."""
+    shown = [draft.context.demonstrations] if draft.context.sharing != "query" else []
+    if draft.reading is None:
+        rows = unshown(bench, shown)[:most]
+        rows = rows if len(rows) >= 8 else list(bench.shuffled[:most])
+        return rows, (yield from bench.read(reader, rows, name=name))
+    more = unshown(bench, [*shown, draft.rows])[: max(0, most - len(draft.rows))]
+    if not more:
+        return list(draft.rows), draft.reading
+    extra = yield from bench.read(reader, more, name=name)
+    return [*draft.rows, *more], joined([draft.reading, extra])
 
 
-def _bias(
-    bench: Workbench, reader: Reader, scores: Floats, rows: Sequence[Example], name: str
-) -> Generator[Event, None, Bias]:
-    """Return the estimator with the lowest cross-validated log loss on training rows."""
-    gold = bench.index(rows)
-    free = reader.read(CONTENT_FREE).scores
+def _answers(
+    bench: Workbench, name: str, reader: Reader, known: Reading
+) -> Generator[Event, None, dict[str, Floats]]:
+    """Return the scores of everything that some estimator of the bias reads."""
+    found = {"labelled rows": known.scores}
+    empty = [text for text in content_free_inputs() if text or reader.scorer == "direct"]
+    found["content-free inputs"] = reader.read(empty).scores
     yield Event(kind="progress", candidate=name, done=0, total=1)
+    if reader.context.sharing == "query":
+        return found  # inputs like these have no demonstrations of their own
+    texts = [e.text for e in bench.splits.train]
+    drawn = domain_inputs(texts, DOMAIN_INPUTS, seed=bench.job.seed)
+    found["domain inputs"] = reader.read(drawn).scores
+    if reader.scorer == "direct" and reader.context.sharing == "all":
+        found["premise"] = reader.premise()
+    return found
+
+
+def _fitted(
+    bench: Workbench, prompt: Prompt, reader: Reader, scores: dict[str, Floats], gold: Any
+) -> tuple[Verbalizer, dict[str, float]]:
+    """Return the scorer and bias with the lowest cross-validated loss, and each bias's loss."""
     prior = np.bincount(bench.index(bench.splits.train), minlength=len(bench.labels)) + 1.0
-    makers: list[Any] = [
-        lambda s, g: bias.none(len(bench.labels)),
-        lambda s, g: bias.content_free(free),
-        lambda s, g: bias.batch(s, prior=prior),
-        bias.labels,
-        lambda s, g: bias.labels(s, g, slope=True),
-    ]
-    losses = [_crossed_loss(scores, gold, make) for make in makers]
-    chosen: Bias = makers[int(np.argmin(losses))](scores, gold)
-    return chosen
+    allowed = bench.job.prompting.bias or tuple(bias.BIASES)
+    names = [prompt.scorer] if prompt.scorer else [n for n, s in SCORERS.items() if not s.channel]
+    words = [reader.context.template.words[label] for label in bench.labels]
+    tokens = [[token for _, token in path] for path in reader.trie.paths]
+    best: tuple[float, Verbalizer, dict[str, float]] | None = None
+    for scorer in names:
+        divisor = label_lengths(words, tokens, SCORERS[scorer].length)
+        made = {need: divided(found, divisor) for need, found in scores.items()}
+        chosen, losses = bias.choose_bias(made, gold, prior, allowed=allowed)
+        loss = min(losses.values(), default=np.inf)
+        if best is None or loss < best[0] - 1e-9:
+            readout = Verbalizer(
+                labels=bench.labels, bias=chosen, scorer=scorer,
+                length=SCORERS[scorer].length, divisor=divisor,
+            )  # fmt: skip
+            best = (loss, readout, losses)
+    assert best is not None
+    return best[1], {name: round(loss, 4) for name, loss in best[2].items()}
 
 
-def _crossed_loss(scores: Floats, gold: Any, make: Any = bias.labels, folds: int = 5) -> float:
-    """Return the log loss of held-out rows, each fold's bias fitted on the others."""
-    numbers = np.arange(len(scores))
-    total = 0.0
-    for fold in range(folds):
-        held = numbers % folds == fold
-        if not held.any() or held.all():
-            continue
-        fitted = make(scores[~held], gold[~held])
-        total += log_loss(np.exp(fitted.apply(scores[held])), gold[held]) * held.sum()
-    return total / max(1, len(scores))
-
-
-def _made(bench: Workbench, context: Context, fitted: Bias, asked: Reading, rows: int) -> Made:
-    readout = Verbalizer(labels=bench.labels, bias=fitted)
+def _made(
+    bench: Workbench, draft: Draft, readout: Verbalizer, asked: Reading, notes: dict[str, Any]
+) -> Made:
+    rows = max(1, len(bench.splits.dev))
+    embedder = bench.embedder(draft.context)
     return Made(
         adaptation=Adaptation(
             labels=bench.labels,
             readout_name="verbalizer",
             readout=readout,
             base=bench.bases.reference(bench.job.model),
-            context=context,
-            embedder=(
-                bench.bases.reference(bench.job.encoder)
-                if context.selection == "nearest" and bench.job.encoder
-                else None
-            ),
+            context=draft.context,
+            embedder=bench.bases.reference(embedder) if embedder else None,
+            facts=bench.facts,
         ),
         dev=readout.probabilities(asked.scores),
-        query_seconds=asked.seconds / max(1, rows),
-        query_tokens=asked.tokens / max(1, rows),
+        query_seconds=asked.seconds / rows,
+        query_tokens=asked.tokens / rows,
+        notes=notes,
     )
 
 
-def _afford_per_query(bench: Workbench, reader: Reader, shots: int) -> None:
-    """Stop before starting when prompts of their own for every row do not fit the budget."""
-    sample = bench.splits.dev[:4]
-    prompts, _ = reader.prompts([e.text for e in sample])
-    length = sum(map(len, prompts)) / max(1, len(prompts))
-    rows = BIAS_ROWS // 2 + len(bench.splits.dev) + len(bench.splits.test)
-    bench.afford(
-        length * rows, share=0.25, what=f"{shots} demonstrations chosen for each of {rows:,} rows"
-    )
+def _afford(bench: Workbench, reader: Reader, bias_rows: int) -> None:
+    """Stop before starting when the rows to be read do not fit the budget at their price."""
+    texts = [e.text for e in bench.splits.dev[:4]]
+    rows = bias_rows + len(bench.splits.dev) + len(bench.splits.test)
+    if reader.scorer == "channel":
+        # the head runs at every token of a text, for every label: about a pass again
+        each = 2 * bench.query_tokens * len(bench.labels)
+        what = f"reading {rows:,} texts once for each of {len(bench.labels)} labels"
+    elif reader.context.sharing == "query":
+        prompts = [prompt for shard in reader.shards(texts) for prompt in shard.prompts]
+        each = sum(map(len, prompts)) / max(1, len(prompts))
+        what = f"{reader.context.shots} demonstrations chosen for each of {rows:,} rows"
+    else:
+        groups = reader.context.groups
+        size = sum(map(len, reader.prompter.rest(texts))) / len(texts)
+        each = size * (1 + reader.context.shots * len(groups) / rows)
+        what = f"{len(groups)} contexts of {reader.context.shots}"
+    bench.afford(each * rows, share=0.25, what=what)

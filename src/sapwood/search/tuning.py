@@ -23,6 +23,7 @@ from sapwood.methods.lora import Lora
 from sapwood.metrics import log_loss
 from sapwood.readouts import bias
 from sapwood.readouts.verbalizer import Verbalizer
+from sapwood.search.contexts import best_context
 from sapwood.search.progress import PATIENCE, Progress
 from sapwood.search.workbench import Event, Made, Making, Workbench
 from sapwood.training import Recipe, Supervision, fit, make_optimiser, target
@@ -55,17 +56,9 @@ def tuned(bench: Workbench, name: str, *, under_context: bool) -> Making:
 
 def _demonstrated(bench: Workbench) -> Context:
     """Return the context of the best few-shot candidate, or of one draw when none finished."""
-    static = {
-        name: made.context
-        for name, made in bench.finished.items()
-        if made.context is not None
-        and made.context.shots
-        and made.context.sharing == "all"
-        and made.method is None
-    }
-    if static:
-        best = max(static, key=lambda n: float(bench.rows_correct(bench.dev[n]).mean()))
-        return static[best]
+    found = best_context(bench)
+    if found is not None:
+        return found
     train = bench.splits.train
     shots = min(FALLBACK_SHOTS, len(train) // 2)
     (numbers,) = Stratified().select(train, [], shots, bench.job.seed, labels=bench.labels)
@@ -209,6 +202,7 @@ class Training:
             ),
             base=self.bench.bases.reference(self.bench.job.model),
             context=context,
+            facts=self.bench.facts,
             method=method,
             weights={n: t.detach().clone() for n, t in self.weights.items()},
             transposed=any(layer.transposed for _, layer in lora.branches(self.net)),

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from sapwood.adaptation import Adaptation, load
+from sapwood.context.facts import open_facts
 from sapwood.context.prompter import Context
-from sapwood.context.template import Template, default_template
+from sapwood.context.template import default_template
 from sapwood.errors import ConfigError
 from sapwood.evaluation import CHUNK, Bases, Reader, Reading
+from sapwood.evaluation.reader import Extras
 from sapwood.files import write_json
 from sapwood.interfaces import Example, Floats
 from sapwood.metrics import correct, paired_difference
@@ -38,7 +40,10 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """A finished candidate: the adaptation, its development probabilities, and what it took."""
+    """A finished candidate: the adaptation, its development probabilities, and what it took.
+
+    `notes`: what the search for its prompt found, for the report.
+    """
 
     adaptation: Adaptation
     dev: Floats
@@ -46,6 +51,7 @@ class Made:
     query_seconds: float = 0.0
     query_tokens: float = 0.0
     curve: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
     forecast_seconds: float | None = None
 
 
@@ -93,7 +99,9 @@ class Workbench:
         self.splits = material.splits
         self.labels = tuple(sorted({e.label for e in self.splits.train if e.label is not None}))
         self.clock = Clock(folder / "clock.json", job.seconds)
-        self.template = self._template()
+        texts = [example.text for example in self.splits.train[:200]]
+        self.template = default_template(self.labels, texts, instruction=job.instruction)
+        self.facts = open_facts(job.facts) if job.facts else None
         order = np.random.default_rng(job.seed).permutation(len(self.splits.train))
         self.shuffled = tuple(self.splits.train[n] for n in order)
         self.tokens_per_second = self.query_tokens = 0.0
@@ -102,10 +110,6 @@ class Workbench:
         self.results: dict[str, dict[str, Any]] = {}
         self._readings: dict[str, Reading] = {}
         self._embeddings: dict[str, tuple[Floats, float]] = {}
-
-    def _template(self) -> Template:
-        texts = [example.text for example in self.splits.train[:200]]
-        return default_template(self.labels, texts, instruction=self.job.instruction)
 
     def candidate_folder(self, name: str) -> Path:
         """Return the folder a candidate writes to, made if missing."""
@@ -153,12 +157,18 @@ class Workbench:
             **settings,
         )
 
-    def reader(self, context: Context, *, scope: str = "all") -> Reader:
+    def reader(self, context: Context, *, scope: str = "all", scorer: str = "direct") -> Reader:
         """Return a reader of the job's base under `context`."""
-        embedder = self.job.encoder if context.selection == "nearest" else None
         return Reader(
-            self.bases, self.job.model, context, self.labels, embedder=embedder, scope=scope
-        )
+            self.bases, self.job.model, context, self.labels,
+            scope=scope, scorer=scorer,
+            extras=Extras(embedder=self.embedder(context), facts=self.facts),
+        )  # fmt: skip
+
+    def embedder(self, context: Context) -> str | None:
+        """Return the encoder that chooses the demonstrations of a query, None where none does."""
+        chosen = context.sharing != "all" and context.selection != "bm25"
+        return self.job.encoder if chosen else None
 
     def read(
         self, reader: Reader, examples: Sequence[Example], *, name: str, key: str = ""
