@@ -27,13 +27,14 @@ from common import (
     versions,
 )
 
-FOLDERS = {
-    "sst2_en": "sentiment/sst2_en",
-    "agnews_en": "topic/agnews_en",
-    "banking77_en": "intent/banking77_en",
+# A set's folder, and the base that reads its language.
+SETS = {
+    "sst2_en": ("sentiment/sst2_en", "smollm2-135m"),
+    "agnews_en": ("topic/agnews_en", "smollm2-135m"),
+    "chnsenticorp_zh": ("sentiment/chnsenticorp_zh", "gemma3-270m"),
 }
 SIZES = (8, 32, 128, 512, 1024)
-TEST_ROWS, UNLABELLED, PREFIX_TOKENS, TEXT_TOKENS = 200, 512, 32, 96
+TEST_ROWS, UNLABELLED, PREFIX_TOKENS, TEXT_TOKENS = 200, 256, 32, 96
 FAMILIES = ("tf-idf", "zero-shot", "few-shot", "knn", "probe", "lora", "lora+context")
 
 
@@ -62,16 +63,16 @@ def drain(events: Iterator[Any]) -> Any:
         return end.value
 
 
-def adapted(folder: Path, train: Path, test: Path, options: Any, runtime: Any) -> dict[str, Any]:
-    """Return the report of `adapt` on these rows; a run that was cut off goes on."""
+def adapted(folder: Path, model: str, options: Any, runtime: Any) -> dict[str, Any]:
+    """Return the report of `adapt` on the rows beside `folder`; a run that was cut off goes on."""
     from sapwood.report import model_card
     from sapwood.search.adapt import adapt
     from sapwood.search.job import Job, Prompting
 
     job = Job(
-        data=str(train), test=str(test), out=folder, model=options.model, encoder=options.encoder,
-        seconds=options.seconds, max_length=TEXT_TOKENS, only=FAMILIES,
-        prompting=Prompting(shots=(16,)),
+        data=str(folder.parent / "train.jsonl"), test=str(folder.parent / "test.jsonl"),
+        out=folder, model=model, encoder=options.encoder, seconds=options.seconds,
+        max_length=TEXT_TOKENS, only=FAMILIES, prompting=Prompting(shots=(16,)),
     )  # fmt: skip
     report: dict[str, Any] = drain(adapt(job, runtime, card=model_card))
     return report
@@ -138,12 +139,14 @@ def cell(name: str, size: int, options: Any, runtime: Any) -> list[dict[str, Any
     """Return one row for each way of using `size` labels of a set, measured or kept from before."""
     from sapwood.tasks.readers import read_folder
 
-    folder = options.cache / f"{name}-{options.model}-{size}"
+    where, base = SETS[name]
+    model = options.model if options.smoke else base
+    folder = options.cache / f"{name}-{model}-{size}"
     kept = folder / "rows.json"
     if kept.exists():
         return list(json.loads(kept.read_text()))
     folder.mkdir(parents=True, exist_ok=True)
-    place = shared_folder(FOLDERS[name]) if not options.smoke else None
+    place = shared_folder(where) if not options.smoke else None
     if place is not None:
         tables = read_folder(place)
         train, test = tables["train"].examples, shuffled(tables["test"].examples)[:TEST_ROWS]
@@ -157,7 +160,7 @@ def cell(name: str, size: int, options: Any, runtime: Any) -> list[dict[str, Any
     for part in ("train", "test"):
         write(folder / f"{part}.jsonl", data[part])
     out = folder / "adapt"
-    report = adapted(out, folder / "train.jsonl", folder / "test.jsonl", options, runtime)
+    report = adapted(out, model, options, runtime)
     found = {}
     for candidate in report["candidates"]:
         score, cost = candidate["test"], candidate["cost"]
@@ -203,7 +206,7 @@ def run(options: Any) -> dict[str, Any]:
     raised = raise_malloc_thresholds()
     runtime = choose_runtime("cpu", "float32" if options.smoke else "auto")
     about = machine(options.threads) | {"malloc_thresholds_raised": raised, "dtype": runtime.dtype}
-    names = list(FOLDERS)[:1] if options.smoke or options.quick else options.sets
+    names = list(SETS)[:1] if options.smoke or options.quick else options.sets
     sizes = (24,) if options.smoke else (32, 128) if options.quick else options.sizes
     rows = []
     for size in sizes:
@@ -234,7 +237,7 @@ def main() -> None:
     """Measure and print."""
     parser = arguments(__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--cache", type=Path, default=Path("data_curve"), help="finished cells")
-    parser.add_argument("--sets", nargs="+", default=list(FOLDERS), choices=list(FOLDERS))
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES))
     parser.add_argument("--seconds", type=float, default=420.0, help="budget of one `adapt`")
     parser.add_argument("--encoder", default=None, help="an encoder for probes beside the base")

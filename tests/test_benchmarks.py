@@ -17,10 +17,17 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ("icl_scoring", "icl_table", "tuning")
+SCRIPTS = (
+    "cost_table", "data_curve", "icl_scoring", "icl_table", "long_context", "richer_contexts",
+    "tuning",
+)  # fmt: skip
 PEERS = {
     "icl_scoring": ("lm_eval", "datasets"),
     "icl_table": ("numpy",),
+    "cost_table": ("numpy",),
+    "data_curve": ("numpy",),
+    "long_context": ("numpy",),
+    "richer_contexts": ("numpy",),
     "tuning": ("peft", "accelerate"),
 }
 ICL_RATIOS = {
@@ -116,6 +123,26 @@ def test_icl_table_collects_once_and_reports(
     again = smoke("icl_table", tiny_checkpoint("llama"), *flags)
     assert again["rows"] == found["rows"]
     assert {path: path.stat().st_mtime_ns for path in (cache / "smoke").iterdir()} == files
+
+
+def test_data_curve_keeps_its_cells(tiny_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    flags = ("--cache", str(tmp_path / "cache"), "--seconds", "60")
+    found = smoke("data_curve", tiny_checkpoint("llama"), *flags)
+    ways = {row["way"] for row in found["rows"]}
+    assert {"tf-idf", "zero-shot", "few-shot-16", "knn", "probe", "lora", "lora+context",
+            "compressed prefix", "distilled"} == ways  # fmt: skip
+    assert all(row["low"] <= row["accuracy"] <= row["high"] for row in found["rows"])
+    assert all(row["bytes"] > 0 and row["ms_per_query"] > 0 for row in found["rows"])
+    assert smoke("data_curve", tiny_checkpoint("llama"), *flags)["rows"] == found["rows"]
+
+
+@pytest.mark.parametrize("script", ["cost_table", "long_context"])
+def test_costs_are_measured_for_every_way(
+    script: str, tiny_checkpoint: Callable[[str], Path]
+) -> None:
+    found = smoke(script, tiny_checkpoint("llama"))
+    assert found["rows"]
+    assert all(value is not None for row in found["rows"] for value in row.values())
 
 
 @pytest.mark.slow

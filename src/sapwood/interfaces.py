@@ -67,6 +67,20 @@ class Cost:
     peak_bytes: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One thing that happened in a long run: `kind` is "start", "progress", "note" or "end".
+
+    `candidate` names what is being done, `done` of `total` of it.
+    """
+
+    kind: str
+    candidate: str = ""
+    done: int = 0
+    total: int = 0
+    note: str = ""
+
+
 class Readout(Protocol):
     """How an answer is read from scores, features or texts.
 
@@ -77,6 +91,11 @@ class Readout(Protocol):
     @property
     def labels(self) -> tuple[str, ...]:
         """Return the labels in the order of the columns of `probabilities`."""
+        ...
+
+    @property
+    def reads(self) -> str:
+        """Return what `probabilities` takes: "texts", or "features" or "scores" of a base."""
         ...
 
     def probabilities(self, inputs: Any) -> Floats:

@@ -3,7 +3,6 @@
 import json
 import re
 
-
 OWN = {"--shots", "--selector", "--order", "--scorer", "--bias", "--contexts", "--encoding"}
 
 

@@ -69,7 +69,7 @@ def reader_of(bases: Bases, made: Adaptation) -> Reader:
 def probabilities(bases: Bases, made: Adaptation, texts: Sequence[str]) -> Floats:
     """Return class probabilities of an adaptation, (texts, labels)."""
     with Predictor(made, bases) as predictor:
-        return np.concatenate(list(predictor.stream(texts)))
+        return predictor.probabilities(texts)
 
 
 def finished(

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from sapwood.adaptation import Adaptation
 from sapwood.bridges.answers import attached, content_hash, finished, reader_of
-from sapwood.bridges.course import Course, Curve, Event
+from sapwood.bridges.course import Course, Curve
 from sapwood.errors import ConfigError
 from sapwood.evaluation import Bases
-from sapwood.interfaces import Example
+from sapwood.interfaces import Event, Example
 from sapwood.methods.prefix import StoredPrefix, split_layers, stack_layers
 from sapwood.metrics import label_indices
 from sapwood.models.decoder import Decoder, Prefix

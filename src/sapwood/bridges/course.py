@@ -14,25 +14,11 @@ from torch import Tensor
 
 from sapwood.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from sapwood.files import write_json
+from sapwood.interfaces import Event
 from sapwood.training import Recipe, Step, Supervised, fit, make_optimiser
 
 CHECKPOINT_SECONDS = 20.0
 Curve = dict[str, list[float]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """One thing that happened: `kind` is "start", "progress", "note" or "end".
-
-    `candidate` names what is being done, `done` of `total` of it; the fields are those that the
-    screen of every command shows.
-    """
-
-    kind: str
-    candidate: str = ""
-    done: int = 0
-    total: int = 0
-    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from sapwood.adaptation import Adaptation
 from sapwood.bridges.answers import finished
-from sapwood.bridges.course import Course, Curve, Event
+from sapwood.bridges.course import Course, Curve
 from sapwood.context.prompter import Context, Prompter
 from sapwood.context.select import Stratified
 from sapwood.context.template import Template, default_template
 from sapwood.errors import ConfigError, DataError
 from sapwood.evaluation import Bases
-from sapwood.interfaces import Example
+from sapwood.interfaces import Event, Example
 from sapwood.methods import lora
 from sapwood.methods.lora import Lora
 from sapwood.metrics import label_indices

@@ -24,12 +24,12 @@ from sapwood.bridges.answers import (
     reader_of,
 )
 from sapwood.bridges.compress import Compression, prefix_tensor, seated, shortened
-from sapwood.bridges.course import Course, Curve, Event, digest
+from sapwood.bridges.course import Course, Curve, digest
 from sapwood.context.prompter import Context
 from sapwood.context.template import default_template
 from sapwood.errors import ConfigError, DataError
 from sapwood.evaluation import CHUNK, Bases, Predictor, Reader
-from sapwood.interfaces import Floats
+from sapwood.interfaces import Event, Floats
 from sapwood.methods import lora
 from sapwood.methods.lora import Lora
 from sapwood.methods.prefix import StoredPrefix

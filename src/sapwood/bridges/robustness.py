@@ -15,9 +15,8 @@ import numpy as np
 
 from sapwood.adaptation import Adaptation
 from sapwood.bridges.answers import attached
-from sapwood.bridges.course import Event
 from sapwood.evaluation import Bases, Reader
-from sapwood.interfaces import Example, Floats
+from sapwood.interfaces import Event, Example, Floats
 from sapwood.metrics import label_indices
 
 # (demonstrations in order, texts) -> class probabilities (texts, labels)

@@ -37,10 +37,10 @@ FAMILIES = ("majority", "tf-idf", "zero-shot", "few-shot", "channel", "knn", "pr
 )
 @click.option(
     "--encoding",
-    type=click.Choice(["exact", "blocks"]),
+    type=click.Choice(["exact", "blocks", "windows"]),
     default="exact",
     show_default=True,
-    help="blocks: each demonstration alone, an approximation.",
+    help="Approximations: blocks encodes each demonstration alone, windows each third of them.",
 )
 @options
 def command(data: str, **given: Any) -> None:

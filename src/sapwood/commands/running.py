@@ -21,7 +21,7 @@ from sapwood.files import told
 from sapwood.registry import did_you_mean
 
 if TYPE_CHECKING:
-    from sapwood.search.workbench import Event
+    from sapwood.interfaces import Event
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--task", default="classification", show_default=True, help="Kind of task."),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sapwood.adaptation import BaseRef
+from sapwood.config import home
 from sapwood.interfaces import Floats
 from sapwood.launch import Runtime
 from sapwood.methods import lora
@@ -13,6 +14,11 @@ from sapwood.models.decoder import Decoder
 from sapwood.models.encoder import Encoder
 from sapwood.models.load import Base, load_base
 from sapwood.models.store import BASES
+from sapwood.models.stored import ContextStore
+
+# Encoded contexts that later processes open instead of encoding them again: a context of 1,000
+# tokens takes 23 MB for SmolLM2-135M in bfloat16, so a hundred of them or so; the oldest go first.
+STORE_BYTES = 4 << 30
 
 
 class Bases:
@@ -36,8 +42,12 @@ class Bases:
     def decoder(self, name: str) -> Decoder:
         """Return the packed decoder over a base."""
         if name not in self._decoders:
-            net = self.get(name).net
-            self._decoders[name] = Decoder(net, weights_key=lambda: lora.weights_key(net))
+            base = self.get(name)
+            self._decoders[name] = Decoder(
+                base.net,
+                weights_key=lambda: f"{base.sha256} {lora.weights_key(base.net)}",
+                store=ContextStore(home() / "contexts", STORE_BYTES),
+            )
         return self._decoders[name]
 
     def embed(self, name: str, texts: Sequence[str]) -> Floats:

@@ -26,11 +26,12 @@ _OTHER_FORMAT = 0.1
 class Predictor:
     """An adaptation over its loaded base. Use as a context manager: leaving detaches the method.
 
+    `stored`: whether its encoded context is looked for on disk, and kept there for the next time.
     Raises ModelError (E-MODEL-050) when the base's weights are not those it was made for.
     """
 
-    def __init__(self, adaptation: Adaptation, bases: Bases) -> None:
-        self.adaptation, self.bases = adaptation, bases
+    def __init__(self, adaptation: Adaptation, bases: Bases, *, stored: bool = False) -> None:
+        self.adaptation, self.bases, self.stored = adaptation, bases, stored
         self.tokens = 0
         self._net: Any = None
         self._settings = adaptation.readout.state()[0]
@@ -71,7 +72,7 @@ class Predictor:
         if made.prefix is not None:
             seat = seed(made.prefix, self.bases.decoder(made.base.name))
         embedder = made.embedder.name if made.embedder else None
-        return Extras(embedder=embedder, seat=seat, facts=made.facts)
+        return Extras(embedder=embedder, seat=seat, facts=made.facts, stored=self.stored)
 
     def __exit__(self, *exception: object) -> None:
         if self._net is not None:
@@ -104,7 +105,7 @@ class Predictor:
 @contextmanager
 def predicting(adaptation: Adaptation, bases: Bases) -> Iterator[Predictor]:
     """Yield a ready predictor after its golden probe has reproduced; detach at the end."""
-    with Predictor(adaptation, bases) as predictor:
+    with Predictor(adaptation, bases, stored=True) as predictor:
         check_golden(predictor)
         yield predictor
 

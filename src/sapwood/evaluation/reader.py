@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from sapwood.context.facts import FactSource, fact_blocks
-from sapwood.context.prompter import Context, Prompter
+from sapwood.context.prompter import Context, Prompter, block_ids
 from sapwood.context.select import Choice
 from sapwood.context.template import is_chinese
 from sapwood.evaluation.bases import Bases
@@ -51,12 +51,14 @@ class Extras:
     """What a reader uses besides its context.
 
     `embedder`: the encoder that finds demonstrations like a query; `seat`: keys and values that
-    take the context's place; `facts`: what finds lines to put before each query.
+    take the context's place; `facts`: what finds lines to put before each query; `stored`: whether
+    an encoded context is kept on disk, for other processes and later ones.
     """
 
     embedder: str | None = None
     seat: Prefix | None = None
     facts: FactSource | None = None
+    stored: bool = False
 
 
 NOTHING = Extras()
@@ -106,9 +108,9 @@ class Reader:
         return self._encoded(prompter)
 
     def _encoded(self, prompter: Prompter) -> Prefix:
-        if self.context.encoding != "blocks":
-            return self.decoder.encode(prompter.prefix)
-        opening, blocks = prompter.blocks()
+        if self.context.encoding == "exact":
+            return self.decoder.encode(prompter.prefix, stored=self.extras.stored)
+        opening, blocks = block_ids(prompter)
         if self._blocks is None:
             self._blocks = Blocks(self.decoder, opening)
         return self._blocks.prefix(blocks)

@@ -10,11 +10,12 @@ from typing import Any
 from sapwood.errors import ConfigError, ModelError
 from sapwood.evaluation import Bases
 from sapwood.files import told, write_json
+from sapwood.interfaces import Event
 from sapwood.launch import Runtime
 from sapwood.search.evidence import build_report, choose, hand_over, predictions, read_test
 from sapwood.search.job import Job, Material, fingerprint, read_material
 from sapwood.search.ladder import climb
-from sapwood.search.workbench import Event, Workbench
+from sapwood.search.workbench import Workbench
 
 
 def adapt(

@@ -14,10 +14,10 @@ from sapwood.context.order import ORDERS, permutations, spread
 from sapwood.context.prompter import Context
 from sapwood.context.select import SELECTORS
 from sapwood.evaluation import Reading
-from sapwood.interfaces import Example, Floats
+from sapwood.interfaces import Event, Example, Floats
 from sapwood.readouts.bias import choose_bias
 from sapwood.registry import resolve
-from sapwood.search.workbench import Event, Stopped, Workbench
+from sapwood.search.workbench import Stopped, Workbench
 
 # Draws of demonstrations that are compared on training rows: the choice matters more than anything
 # else at this size, and the gain flattens after a few draws.

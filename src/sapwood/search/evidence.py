@@ -14,7 +14,7 @@ from sapwood.adaptation import copy
 from sapwood.config import VERSION
 from sapwood.evaluation import CHUNK, Predictor
 from sapwood.files import told, write_json, write_text
-from sapwood.interfaces import Example, Floats
+from sapwood.interfaces import Event, Example, Floats
 from sapwood.metrics import (
     accuracy,
     bootstrap_interval,
@@ -29,7 +29,7 @@ from sapwood.metrics import (
 from sapwood.pages.verdict import verdict
 from sapwood.search.job import Material
 from sapwood.search.shown import rendered_examples, worst_errors
-from sapwood.search.workbench import Event, Workbench
+from sapwood.search.workbench import Workbench
 from sapwood.tasks.classification import data_card
 
 SCHEMA = "sapwood.report/1"

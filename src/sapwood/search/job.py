@@ -44,7 +44,7 @@ class Prompting:
 
     `shots`: how many demonstrations, one candidate each; `selection`, `order`, `scorer`: names of
     the rules; `bias`: the estimators allowed; `contexts`: how many a bank holds; `encoding`:
-    "exact" or "blocks".
+    "exact", "blocks" or "windows".
     """
 
     shots: tuple[int, ...] = ()

@@ -16,12 +16,12 @@ from sapwood.checkpoint import remove_checkpoints
 from sapwood.errors import SapwoodError
 from sapwood.evaluation import Predictor
 from sapwood.files import new_folder, write_json
-from sapwood.interfaces import Floats
+from sapwood.interfaces import Event, Floats
 from sapwood.metrics import bootstrap_interval
 from sapwood.search import plain, prompting, tuning
 from sapwood.search.contexts import Prompt
 from sapwood.search.memory import peak_bytes, reset_peak
-from sapwood.search.workbench import Event, Made, Making, Stopped, Workbench
+from sapwood.search.workbench import Made, Making, Stopped, Workbench
 
 SHOTS = (4, 16)
 MANY_SHOTS = 64

@@ -9,11 +9,11 @@ from typing import Any
 
 from sapwood.adaptation import Adaptation, BaseRef
 from sapwood.context.prompter import Context
-from sapwood.interfaces import Floats
+from sapwood.interfaces import Event, Floats
 from sapwood.readouts import READOUTS
 from sapwood.registry import resolve
 from sapwood.search.contexts import best_context
-from sapwood.search.workbench import Event, Made, Making, Stopped, Workbench
+from sapwood.search.workbench import Made, Making, Stopped, Workbench
 
 
 def of_texts(bench: Workbench, name: str, readout: str) -> Making:

@@ -9,12 +9,12 @@ import numpy as np
 
 from sapwood.adaptation import Adaptation
 from sapwood.evaluation import Reader, Reading
-from sapwood.interfaces import Example, Floats
+from sapwood.interfaces import Event, Example, Floats
 from sapwood.readouts import bias
 from sapwood.readouts.inputs import content_free_inputs, domain_inputs
 from sapwood.readouts.verbalizer import SCORERS, Verbalizer, divided, label_lengths
 from sapwood.search.contexts import Draft, Prompt, drafted, unshown
-from sapwood.search.workbench import Event, Made, Making, Stopped, Workbench, chunks, joined
+from sapwood.search.workbench import Made, Making, Stopped, Workbench, chunks, joined
 
 # Training rows the bias is fitted on: the shift of a class has a standard error of about 0.15 nats
 # with 200 rows, small beside the 1 to 3 nats by which small models lean to one label.

@@ -17,7 +17,7 @@ from sapwood.context.select import Stratified
 from sapwood.errors import ResourceError
 from sapwood.evaluation import Reader
 from sapwood.files import write_json
-from sapwood.interfaces import Floats
+from sapwood.interfaces import Event, Floats
 from sapwood.methods import lora
 from sapwood.methods.lora import Lora
 from sapwood.metrics import log_loss
@@ -25,7 +25,7 @@ from sapwood.readouts import bias
 from sapwood.readouts.verbalizer import Verbalizer
 from sapwood.search.contexts import best_context
 from sapwood.search.progress import PATIENCE, Progress
-from sapwood.search.workbench import Event, Made, Making, Workbench
+from sapwood.search.workbench import Made, Making, Workbench
 from sapwood.training import Recipe, Supervision, fit, make_optimiser, target
 
 MOST_EPOCHS = 3.0  # a fourth epoch gained nothing on any set tried, and over-fitted small ones
@@ -84,8 +84,7 @@ class Training:
         self.optimiser = make_optimiser(list(self.weights.values()), self.recipe)
         self.run = Progress()
         self.kept: dict[str, torch.Tensor] = {}
-        self.number = 0
-        self.saved = time.monotonic()
+        self.number, self.saved = 0, time.monotonic()
         self.supervision = self._supervision()
         self._resume()
 

@@ -19,23 +19,12 @@ from sapwood.errors import ConfigError
 from sapwood.evaluation import CHUNK, Bases, Reader, Reading
 from sapwood.evaluation.reader import Extras
 from sapwood.files import write_json
-from sapwood.interfaces import Example, Floats
+from sapwood.interfaces import Event, Example, Floats
 from sapwood.metrics import correct, paired_difference
 from sapwood.search.job import Job, Material
 
 # Development rows after which a candidate that is clearly behind is stopped.
 RACE = (64, 192)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """One thing that happened: `kind` is "start", "progress", "note" or "end"."""
-
-    kind: str
-    candidate: str = ""
-    done: int = 0
-    total: int = 0
-    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
