@@ -150,8 +150,9 @@ def _best_draw(bench: Workbench, name: str, prompt: Prompt, shots: int) -> Draft
 
 def _grown(bench: Workbench, name: str, prompt: Prompt, shots: int) -> Drafting:
     """Return the context that grew by the demonstration with the lowest loss, one at a time."""
-    rows = list(bench.shuffled[:COMPARED_ROWS])
+    rows = list(bench.shuffled[: min(COMPARED_ROWS, len(bench.shuffled) // 2)])
     pool = list(bench.shuffled[len(rows) : MOST_POOL])
+    shots = min(shots, len(pool))
     some = bench.context(pool[:shots], selection="greedy", shots=shots)
     if _fitting(bench, prompt, some, rows, shots * CANDIDATES) < shots * CANDIDATES:
         raise Stopped(f"growing a context by {shots} demonstrations does not fit the time left")
