@@ -85,10 +85,10 @@ def test_icl_scoring_shape(tiny_checkpoint: Callable[[str], Path]) -> None:
     assert {row["scorer"] for row in found["rows"]} == {"direct", "channel"}
     # What was not scored is never passed off as measured.
     sampled = [row for row in found["rows"] if row["labels_scored"] < row["labels"]]
-    assert {row["setting"] for row in sampled} == {"banking77"}
+    assert {row["setting"] for row in sampled} == {"clinc150"}
     assert all("labels were scored" in row["extrapolated"] for row in sampled)
-    assert "banking77_vs_lm_eval_extrapolated" in found["ratios"]
-    assert "banking77_vs_lm_eval" not in found["ratios"]
+    assert "clinc150_vs_lm_eval_extrapolated" in found["ratios"]
+    assert "clinc150_vs_lm_eval" not in found["ratios"]
 
 
 def test_icl_table_collects_once_and_reports(

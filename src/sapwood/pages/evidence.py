@@ -20,7 +20,7 @@ MOST_PAIRS = 15
 # Of one role's unbroken run of tokens: enough to see the template, not all demonstrations.
 _FIRST_TOKENS, _LAST_TOKENS = 90, 30
 _LONGEST_TEXT = 600
-_ROLES = ("instruction", "demonstration", "query", "answer")
+_ROLES = ("instruction", "demonstration", "fact", "query", "answer")
 
 
 def data(report: Report, words: Words) -> Section | None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from sapwood.context.facts import fact_blocks
 from sapwood.context.prompter import Context
-from sapwood.context.select import SELECTORS
+from sapwood.context.template import is_chinese
+from sapwood.evaluation.chooser import Chooser
 from sapwood.interfaces import Example, Floats
-from sapwood.registry import resolve
 from sapwood.search.workbench import Workbench
 
 ERRORS, NEIGHBOURS, EXAMPLES = 10, 2, 3
@@ -24,9 +25,15 @@ def rendered_examples(bench: Workbench, recommended: str) -> list[dict[str, Any]
         return []
     tokenizer = bench.bases.get(bench.job.model).tokenizer
     found = []
-    for number, example in enumerate(bench.splits.dev[:EXAMPLES]):
-        shown = _demonstrations(bench, context, example)
+    rows = bench.splits.dev[:EXAMPLES]
+    texts = [e.text for e in rows]
+    chosen = Chooser(bench.bases, context, bench.labels, bench.embedder(context)).choose(texts)
+    known = fact_blocks(made.facts, texts, chinese=is_chinese(texts)) if made.facts else None
+    for number, example in enumerate(rows):
+        shown = [context.demonstrations[place] for place in chosen[number]]
         pieces = _pieces(context, shown, example)
+        if known is not None and known[number]:
+            pieces.insert(len(pieces) - 2, ("fact", known[number]))
         tokens = [
             {"text": token, "role": role}
             for role, piece in pieces
@@ -42,18 +49,6 @@ def rendered_examples(bench: Workbench, recommended: str) -> list[dict[str, Any]
             }
         )
     return found
-
-
-def _demonstrations(bench: Workbench, context: Context, example: Example) -> tuple[Example, ...]:
-    if context.sharing == "all":
-        return context.demonstrations
-    pool = context.demonstrations
-    if context.selection == "nearest":
-        return pool[: context.shots]
-    (numbers,) = resolve("selector", SELECTORS, context.selection)().select(
-        pool, [example.text], context.shots, 0, labels=bench.labels
-    )
-    return tuple(pool[n] for n in numbers)
 
 
 def _pieces(context: Context, shown: Sequence[Example], example: Example) -> list[tuple[str, str]]:
