@@ -64,9 +64,7 @@ class Decoder:
         weights_key: Callable[[], str] = lambda: "",
         store: ContextStore | None = None,
     ) -> None:
-        self.net = net
-        self.weights_key = weights_key
-        self.store = store
+        self.net, self.weights_key, self.store = net, weights_key, store
         self.why_padded = why_padded(net.config)
         self.tokens_run = self.tokens_reused = 0
         self._prefixes = PrefixCache(_CACHED_PREFIX_BYTES)
@@ -93,11 +91,10 @@ class Decoder:
         weights, wanted = self.identity(), tuple(ids)
         known = self._prefixes.longest(weights, wanted)
         store = self.store if stored else None
-        if store is not None and len(known.ids) < len(wanted):
-            found = store.get(self.stored_key(wanted))
-            if found is not None:
-                known = _moved(found, self.device)
-                self._prefixes.keep(weights, known)
+        short = len(known.ids) < len(wanted)
+        if store and short and (found := store.get(self.stored_key(wanted))) is not None:
+            known = _moved(found, self.device)
+            self._prefixes.keep(weights, known)
         self.tokens_reused += len(known.ids)
         if len(known.ids) < len(wanted):
             known = _prefilled(self, wanted, known)
@@ -105,6 +102,10 @@ class Decoder:
             if store is not None:
                 store.put(self.stored_key(wanted), known)
         return known
+
+    def forget(self) -> None:
+        """Drop the prefixes kept in memory: what they round does not reach what comes after."""
+        self._prefixes = PrefixCache(_CACHED_PREFIX_BYTES)
 
     def remember(self, prefix: Prefix) -> None:
         """Keep an exact prefix that was encoded elsewhere by this net as it is now."""
@@ -161,8 +162,7 @@ class Decoder:
     def check_length(self, lengths: Sequence[int], prefix: int = 0) -> None:
         """Raise ModelError (E-MODEL-030) when a row after `prefix` tokens is too long."""
         limit = getattr(self.net.config, "max_position_embeddings", None) or 1 << 62
-        longest = prefix + max(lengths, default=0)
-        if longest > limit:
+        if (longest := prefix + max(lengths, default=0)) > limit:
             raise ModelError(
                 "E-MODEL-030",
                 f"A prompt has {longest:,} tokens; this base reads at most {limit:,}.",

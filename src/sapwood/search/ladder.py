@@ -120,6 +120,7 @@ def climb(bench: Workbench) -> Iterator[Event]:
             continue
         yield Event(kind="start", candidate=candidate.name)
         reset_peak()
+        bench.bases.decoder(bench.job.model).forget()  # a result must not depend on what ran before
         started = time.monotonic()
         spent = _spent_before(folder)
         result: dict[str, Any] = {"name": candidate.name, "family": candidate.family}

@@ -146,13 +146,10 @@ class Workbench:
             **settings,
         )
 
-    def reader(self, context: Context, *, scope: str = "all", scorer: str = "direct") -> Reader:
-        """Return a reader of the job's base under `context`."""
-        return Reader(
-            self.bases, self.job.model, context, self.labels,
-            scope=scope, scorer=scorer,
-            extras=Extras(embedder=self.embedder(context), facts=self.facts),
-        )  # fmt: skip
+    def reader(self, context: Context, **settings: Any) -> Reader:
+        """Return a reader of the job's base under `context`; `settings`: its scope and scorer."""
+        extras = Extras(embedder=self.embedder(context), facts=self.facts)
+        return Reader(self.bases, self.job.model, context, self.labels, extras=extras, **settings)
 
     def embedder(self, context: Context) -> str | None:
         """Return the encoder that chooses the demonstrations of a query, None where none does."""
