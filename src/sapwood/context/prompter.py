@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,33 +64,33 @@ class Prompter:
 
     With `channel` the answers come before the texts, in the demonstrations and in `channel_rows`:
     the noisy channel (Min et al. 2022, arXiv 2108.04106) scores a text given each label.
+
+    `known` returns for texts what is put before each, as it is (see `context.facts`), before a
+    demonstration as before a query; the channel has no place for it.
     """
 
-    def __init__(self, tokenizer: Any, context: Context, channel: bool = False) -> None:
-        self.tokenizer = tokenizer
-        self.context = context
-        self.channel = channel
+    def __init__(
+        self,
+        tokenizer: Any,
+        context: Context,
+        channel: bool = False,
+        known: Callable[[Sequence[str]], list[str]] | None = None,
+    ) -> None:
+        self.tokenizer, self.context, self.channel = tokenizer, context, channel
+        self.known = known or (lambda texts: [""] * len(texts))
         self.truncated = 0
         demonstrations = context.demonstrations if context.sharing == "all" else ()
         self.shown = tuple(self._cut(d) for d in demonstrations)
-        write = context.template.channel_head if channel else context.template.head
-        self.head = write(self.shown)
+        self.head = self._head(demonstrations)
         self.prefix: tuple[int, ...] = tuple(self._ids(self.head, start=True)) if self.head else ()
         self.separator = context.template.separator if self.head else ""
         # each block is tokenised alone, whatever they would be together
         self._splits = None if context.encoding == "exact" else True
 
-    def rest(self, texts: Sequence[str], facts: Sequence[str] = ()) -> list[list[int]]:
-        """Return for each text the token ids that follow `prefix`.
-
-        `facts`: for each text what is known about it, put before its query as it is (see
-        `context.facts`); demonstrations have none, so they stay one prefix.
-        """
+    def rest(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return for each text the token ids that follow `prefix`."""
         assert not self.channel, "under the channel a text is read with channel_rows"
-        texts = [self._cut(Example(text=text)).text for text in texts]
-        known = facts or [""] * len(texts)
-        queries = [self.context.template.query(text) for text in texts]
-        return self._tails([k + query for k, query in zip(known, queries, strict=True)])
+        return self._tails(self._queries(texts))
 
     def premise(self) -> list[int]:
         """Return the token ids that follow `prefix` in a query without a text.
@@ -124,12 +124,11 @@ class Prompter:
             for rows in (_flipped(self.tokenizer, text, before, start=True) for text in shown)
         ]
 
-    def whole(self, text: str, demonstrations: Sequence[Example], facts: str = "") -> list[int]:
-        """Return the ids of a full prompt with demonstrations of its own; `facts` as in `rest`."""
-        template = self.context.template
-        head = template.head([self._cut(d) for d in demonstrations])
-        query = facts + template.query(self._cut(Example(text=text)).text)
-        return self._ids((head + template.separator if head else "") + query, start=True)
+    def whole(self, text: str, demonstrations: Sequence[Example]) -> list[int]:
+        """Return the ids of a full prompt with demonstrations of its own."""
+        head, (query,) = self._head(demonstrations), self._queries([text])
+        separator = self.context.template.separator if head else ""
+        return self._ids(head + separator + query, start=True)
 
     def labels(self, labels: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each label's words as they follow a query.
@@ -150,6 +149,16 @@ class Prompter:
             end = self._ids(self.context.template.separator, start=False)
             found = [[*ids, *end] for ids in found]
         return found
+
+    def _head(self, demonstrations: Sequence[Example]) -> str:
+        shown = [self._cut(d) for d in demonstrations]
+        if self.channel:
+            return self.context.template.channel_head(shown)
+        return self.context.template.head(shown, self.known([d.text for d in demonstrations]))
+
+    def _queries(self, texts: Sequence[str]) -> list[str]:
+        queries = [self.context.template.query(self._cut(Example(text=t)).text) for t in texts]
+        return [k + query for k, query in zip(self.known(texts), queries, strict=True)]
 
     def _tails(self, tails: Sequence[str]) -> list[list[int]]:
         """Return the ids that follow `prefix` for texts that follow the head and separator."""
@@ -232,9 +241,14 @@ def block_ids(prompter: Prompter) -> tuple[list[int], list[list[int]]]:
     them as it follows `prefix`.
     """
     context, template = prompter.context, prompter.context.template
-    write = template.channel_demonstration if prompter.channel else template.demonstration
     lead = template.separator if template.instruction else ""
-    shown = [lead + write(d) for d in prompter.shown]
+    if prompter.channel:
+        shown = [lead + template.channel_demonstration(d) for d in prompter.shown]
+    else:
+        known = prompter.known([d.text for d in context.demonstrations])
+        shown = [
+            lead + k + template.demonstration(d) for k, d in zip(known, prompter.shown, strict=True)
+        ]
     if context.encoding == "windows":
         size = max(1, -(-len(shown) // WINDOWS))
         shown = ["".join(shown[n : n + size]) for n in range(0, len(shown), size)]

@@ -51,10 +51,15 @@ class Template:
         assert example.label is not None
         return self.query(example.text) + self.words[example.label]
 
-    def head(self, demonstrations: Sequence[Example]) -> str:
-        """Return the instruction and the demonstrations, without the separator that follows."""
+    def head(self, demonstrations: Sequence[Example], facts: Sequence[str] = ()) -> str:
+        """Return the instruction and the demonstrations, without the separator that follows.
+
+        `facts`: for each demonstration what is put before it, as it is.
+        """
         pieces = [self.instruction] if self.instruction else []
-        return self.separator.join([*pieces, *(self.demonstration(d) for d in demonstrations)])
+        known = facts or [""] * len(demonstrations)
+        shown = [k + self.demonstration(d) for k, d in zip(known, demonstrations, strict=True)]
+        return self.separator.join([*pieces, *shown])
 
     def answer_first(self, label: str) -> str:
         r"""Return the answer for `label` and what opens the text after it.

@@ -95,7 +95,8 @@ class Reader:
         self.trie: LabelTrie = build_trie(self.prompter.labels(labels))
 
     def _prompter(self, context: Context) -> Prompter:
-        return Prompter(self.tokenizer, context, channel=self.scorer == "channel")
+        known = None if self.extras.facts is None else self._known
+        return Prompter(self.tokenizer, context, self.scorer == "channel", known)
 
     def prefix(self, prompter: Prompter | None = None) -> Prefix:
         """Return the encoded context that all queries (of one prompter) share."""
@@ -120,23 +121,20 @@ class Reader:
         return self._follow(self.prompter, texts)
 
     def _follow(self, prompter: Prompter, texts: Sequence[str]) -> tuple[list[list[int]], Prefix]:
-        rest = prompter.rest(texts, self.known(texts))  # first: it may shorten the prefix
+        rest = prompter.rest(texts)  # first: it may shorten the prefix
         return rest, self.prefix(prompter)
 
-    def known(self, texts: Sequence[str]) -> list[str]:
-        """Return what is put before each query, empty where nothing is known of any."""
-        if self.extras.facts is None:
-            return []
+    def _known(self, texts: Sequence[str]) -> list[str]:
+        assert self.extras.facts is not None
         return fact_blocks(self.extras.facts, texts, chinese=self.chinese)
 
     def shards(self, texts: Sequence[str]) -> Iterator[Shard]:
         """Yield the prompts of `texts`, those that share an encoded context together."""
         if self.context.sharing == "query" and self.context.encoding == "exact":
             pool, choices = self.context.demonstrations, self.chooser.choose(texts)
-            known = self.known(texts) or [""] * len(texts)
             whole = [
-                self.prompter.whole(text, [pool[n] for n in choice], facts)
-                for text, choice, facts in zip(texts, choices, known, strict=True)
+                self.prompter.whole(text, [pool[n] for n in choice])
+                for text, choice in zip(texts, choices, strict=True)
             ]
             yield Shard(numbers=range(len(texts)), prompts=whole, prefix=NO_PREFIX)
             return

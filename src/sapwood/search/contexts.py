@@ -255,7 +255,7 @@ def _fitting(
         return most
     reader = bench.reader(context)
     texts = [e.text for e in rows]
-    queries = sum(map(len, reader.prompter.rest(texts, reader.known(texts))))
+    queries = sum(map(len, reader.prompter.rest(texts)))
     if prompt.channel:
         queries *= 2 * len(bench.labels)  # and the head at every token of the text
     each = (len(reader.prompter.prefix) + queries) / bench.tokens_per_second

@@ -32,7 +32,7 @@ def rendered_examples(bench: Workbench, recommended: str) -> list[dict[str, Any]
     for number, example in enumerate(rows):
         shown = [context.demonstrations[place] for place in chosen[number]]
         pieces = _pieces(context, shown, example)
-        if known is not None and known[number]:
+        if known is not None and known[number]:  # demonstrations have theirs too, not shown here
             pieces.insert(len(pieces) - 2, ("fact", known[number]))
         tokens = [
             {"text": token, "role": role}
