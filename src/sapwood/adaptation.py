@@ -91,7 +91,7 @@ class Adaptation:
     @property
     def reads(self) -> str:
         """Return "texts", "features" or "scores"."""
-        return str(getattr(self.readout, "reads", "texts"))
+        return self.readout.reads
 
     def parts(self) -> dict[str, str | None]:
         """Return each part in words, None where it is empty."""

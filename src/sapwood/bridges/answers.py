@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sapwood.adaptation import Adaptation, Golden
-from sapwood.errors import ConfigError, ModelError
+from sapwood.errors import ConfigError
 from sapwood.evaluation import Bases, Predictor, Reader
 from sapwood.interfaces import Floats
 from sapwood.methods import lora, peft_folder
@@ -28,14 +28,7 @@ def attached(bases: Bases, made: Adaptation) -> Iterator[Decoder]:
     Raises ModelError (E-MODEL-050) when the base is not the one it was made for.
     """
     assert made.base is not None
-    base = bases.get(made.base.name)
-    if base.sha256 != made.base.sha256:
-        raise ModelError(
-            "E-MODEL-050",
-            f"The base '{made.base.name}' here is not the one this adaptation was made for.",
-            details=[f"expected weights {made.base.sha256[:16]}, found {base.sha256[:16]}"],
-            fix="load it with its own base, or adapt this one",
-        )
+    base = bases.expect(made.base)
     try:
         if made.method is not None:
             peft_folder.attach(base.net, made.method, made.weights, where="the adaptation")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sapwood.adaptation import BaseRef
 from sapwood.config import home
+from sapwood.errors import ModelError
 from sapwood.interfaces import Floats
 from sapwood.launch import Runtime
 from sapwood.methods import lora
@@ -38,6 +39,18 @@ class Bases:
                 name, self.runtime, trust_remote_code=self.trust_remote_code
             )
         return self._loaded[name]
+
+    def expect(self, ref: BaseRef) -> Base:
+        """Return the base that `ref` names; ModelError (E-MODEL-050) if its weights are others."""
+        base = self.get(ref.name)
+        if base.sha256 != ref.sha256:
+            raise ModelError(
+                "E-MODEL-050",
+                f"The base '{ref.name}' here is not the one this adaptation was made for.",
+                details=[f"expected weights {ref.sha256[:16]}, found {base.sha256[:16]}"],
+                fix="load it with its own base, or adapt this one",
+            )
+        return base
 
     def decoder(self, name: str) -> Decoder:
         """Return the packed decoder over a base."""

@@ -37,14 +37,8 @@ class Predictor:
         self._settings = adaptation.readout.state()[0]
         self._reader: Reader | None = None
         for ref in (adaptation.base, adaptation.embedder):
-            found = bases.get(ref.name).sha256 if ref is not None else ""
-            if ref is not None and found != ref.sha256:
-                raise ModelError(
-                    "E-MODEL-050",
-                    f"The base '{ref.name}' here is not the one this adaptation was made for.",
-                    details=[f"expected weights {ref.sha256[:16]}, found {found[:16]}"],
-                    fix="load it with its own base, or adapt this one",
-                )
+            if ref is not None:
+                bases.expect(ref)
 
     def __enter__(self) -> Predictor:
         made = self.adaptation

@@ -28,7 +28,8 @@ def rendered_examples(bench: Workbench, recommended: str) -> list[dict[str, Any]
     rows = bench.splits.dev[:EXAMPLES]
     texts = [e.text for e in rows]
     chosen = Chooser(bench.bases, context, bench.labels, bench.embedder(context)).choose(texts)
-    known = fact_blocks(made.facts, texts, chinese=is_chinese(texts)) if made.facts else None
+    chinese = is_chinese([context.template.before])
+    known = fact_blocks(made.facts, texts, chinese=chinese) if made.facts else None
     for number, example in enumerate(rows):
         shown = [context.demonstrations[place] for place in chosen[number]]
         pieces = _pieces(context, shown, example)
