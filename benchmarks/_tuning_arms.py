@@ -116,14 +116,15 @@ def attach_sapwood(net: Any) -> dict[str, tuple[Any, Any]]:
     """Attach LoRA and return its (A, B) by path."""
     import torch
 
-    from sapwood.methods.lora import Lora, branches
+    from sapwood.methods.lora import Lora
+    from sapwood.methods.parts import parts
 
     first = first_weights(net)
     Lora(rank=RANK, alpha=ALPHA).attach(net)
     with torch.no_grad():
-        for path, layer in branches(net):
+        for path, layer in parts(net):
             layer.lora_A.copy_(first[path])
-    return {path: (layer.lora_A, layer.lora_B) for path, layer in branches(net)}
+    return {path: (layer.lora_A, layer.lora_B) for path, layer in parts(net)}
 
 
 def attach_peft(net: Any) -> tuple[Any, dict[str, tuple[Any, Any]]]:

@@ -13,9 +13,9 @@ from sapwood.context.prompter import Context
 from sapwood.context.template import default_template
 from sapwood.errors import ModelError, ResourceError
 from sapwood.interfaces import Example
-from sapwood.methods import lora
+from sapwood.methods import parts
+from sapwood.methods.folder import load_trained
 from sapwood.methods.lora import Lora
-from sapwood.methods.peft_folder import read_peft
 from sapwood.methods.prefix import StoredPrefix, read_prefix
 from sapwood.readouts import bias
 from sapwood.readouts.majority import Majority
@@ -50,12 +50,12 @@ def tuned(tiny_net):
         base=BaseRef(name="tiny", sha256="1" * 64, kind="decoder", licence="Apache-2.0"),
         context=Context(template=template, demonstrations=shown, selection="stratified", shots=4),
         method=method,
-        weights={n: t.detach().clone() for n, t in lora.weights(net).items()},
+        weights={n: t.detach().clone() for n, t in parts.weights(net).items()},
         scope="suffix",
         golden=Golden(texts=("a",), probabilities=((0.25, 0.75),)),
         evidence={"seed": 3},
     )
-    lora.detach(net)
+    parts.detach(net)
     return made
 
 
@@ -83,14 +83,14 @@ def test_every_part_comes_back(tuned, tmp_path):
     assert (again.method.rank, again.method.alpha) == (4, 8.0)
     assert set(again.method.targets) == {"q_proj", "down_proj"}
     for name, tensor in tuned.weights.items():
-        assert torch.equal(again.weights[f"base_model.model.{name}"], tensor)
+        assert torch.equal(again.weights[name], tensor)
 
 
 def test_the_weights_half_is_a_peft_folder(tuned, tiny_net, tmp_path):
     save(tuned, tmp_path / "a")
     net = tiny_net("llama")
-    assert read_peft(net, tmp_path / "a").rank == 4
-    for name, tensor in lora.weights(net).items():
+    assert load_trained(net, tmp_path / "a").rank == 4
+    for name, tensor in parts.weights(net).items():
         assert torch.equal(tensor, tuned.weights[name])
 
 

@@ -11,7 +11,7 @@ from sapwood.adaptation import load
 from sapwood.errors import ModelError
 from sapwood.evaluation import CHUNK, Bases, Predictor, Reader, predicting
 from sapwood.launch import Runtime
-from sapwood.methods import lora
+from sapwood.methods import parts
 
 TEXTS = ["great film song", "dull plot town", "superb", "a weak and sour act " * 9]
 
@@ -54,9 +54,9 @@ def test_leaving_a_predictor_gives_the_plain_base_back(bases, candidate, small_b
     net = bases.get(str(small_base)).net
     before = {n: p.detach().clone() for n, p in net.named_parameters()}
     with Predictor(candidate("lora"), bases) as predictor:
-        assert lora.weights(net)
+        assert parts.weights(net)
         predictor.probabilities(TEXTS)
-    assert not lora.weights(net)
+    assert not parts.weights(net)
     after = dict(net.named_parameters())
     assert set(after) == set(before)
     assert all(torch.equal(after[n], before[n]) for n in before)
@@ -65,7 +65,7 @@ def test_leaving_a_predictor_gives_the_plain_base_back(bases, candidate, small_b
 def test_an_error_inside_gives_the_plain_base_back_too(bases, candidate, small_base):
     with pytest.raises(RuntimeError), Predictor(candidate("lora"), bases):
         raise RuntimeError
-    assert not lora.weights(bases.get(str(small_base)).net)
+    assert not parts.weights(bases.get(str(small_base)).net)
 
 
 def test_two_adaptations_in_turn_do_not_touch_each_other(bases, candidate):
@@ -89,7 +89,7 @@ def test_weights_moved_a_little_fail_the_golden_probe(bases, candidate, small_ba
         tensor += 0.3
     with pytest.raises(ModelError, match="golden probe"), predicting(made, bases):
         pass
-    assert not lora.weights(bases.get(str(small_base)).net)
+    assert not parts.weights(bases.get(str(small_base)).net)
 
 
 def test_a_base_with_one_changed_weight_is_another_base(candidate, small_base, tmp_path):

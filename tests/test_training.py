@@ -9,7 +9,7 @@ import torch
 
 from sapwood.checkpoint import load_checkpoint, save_checkpoint
 from sapwood.errors import ConfigError, ModelError, ResourceError
-from sapwood.methods import lora
+from sapwood.methods import parts
 from sapwood.methods.lora import Lora
 from sapwood.models.decoder import Decoder
 from sapwood.models.trie import build_trie
@@ -31,7 +31,7 @@ def make(tiny_net, count=24, kind="llama", scope="all", loss="labels", dropout=0
     """Return a supervision of random prompts on a net with LoRA, its weights and optimiser."""
     net = tiny_net(kind)
     Lora(rank=4, alpha=8.0, dropout=dropout).attach(net, seed=1)
-    for name, tensor in lora.weights(net).items():
+    for name, tensor in parts.weights(net).items():
         if "lora_B" in name:
             tensor.data = 0.05 * torch.randn(
                 tensor.shape, generator=torch.Generator().manual_seed(len(name))
@@ -44,12 +44,12 @@ def make(tiny_net, count=24, kind="llama", scope="all", loss="labels", dropout=0
         for _ in range(count)
     ]
     if scope == "suffix":
-        with lora.disabled(net):
+        with parts.disabled(net):
             prefix = decoder.encode(PREFIX)
         supervision = Supervision(decoder, targets, trie, prefix=prefix, loss=loss)
     else:
         supervision = Supervision(decoder, targets, trie, shared=PREFIX, loss=loss)
-    return net, supervision, lora.weights(net)
+    return net, supervision, parts.weights(net)
 
 
 def gradients(supervision, weights, numbers, budget):
@@ -250,17 +250,18 @@ import sys, numpy as np, torch
 from pathlib import Path
 from safetensors.torch import save_file
 from sapwood.checkpoint import load_checkpoint, save_checkpoint
-from sapwood.methods import lora
+from sapwood.methods import parts
+from sapwood.methods.lora import Lora
 from sapwood.models.decoder import Decoder
 from sapwood.models.trie import build_trie
 from sapwood.testing import tiny_net
 from sapwood.training import Recipe, Supervision, fit, make_optimiser, target
 folder = Path(sys.argv[1])
-net = lora.Lora(rank=4, dropout=0.1).attach(tiny_net("llama"), seed=1).train()
+net = Lora(rank=4, dropout=0.1).attach(tiny_net("llama"), seed=1).train()
 trie = build_trie([[10, 11], [10, 12, 13], [20]])
 rng = np.random.default_rng(3)
 targets = [target(rng.integers(30, 290, 12).tolist(), n % 3, trie) for n in range(30)]
-weights = lora.weights(net)
+weights = parts.weights(net)
 recipe = Recipe(batch_size=6, learning_rate=1e-2)
 optimiser = make_optimiser(list(weights.values()), recipe)
 torch.manual_seed(0)

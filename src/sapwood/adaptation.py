@@ -26,7 +26,8 @@ from sapwood.context.template import Template
 from sapwood.errors import ModelError
 from sapwood.files import new_folder, write_json
 from sapwood.interfaces import Example, Readout
-from sapwood.methods.lora import Lora
+from sapwood.methods.folder import FILES, read_method, write_method
+from sapwood.methods.parts import Method
 from sapwood.methods.prefix import StoredPrefix, check_fits, read_prefix, write_prefix
 from sapwood.models.decoder import Decoder, Prefix
 from sapwood.readouts import READOUTS
@@ -37,9 +38,8 @@ MAIN, CONTEXT, READOUT, ARRAYS = (
     "adaptation.json", "context.json", "readout.json", "readout.safetensors",
 )  # fmt: skip
 PREFIX = "prefix"
-_PEFT = ("adapter_config.json", "adapter_model.safetensors")
-_OWN_FOLDER = tuple(f"{PREFIX}/{name}" for name in _PEFT)
-_HASHED = (CONTEXT, READOUT, ARRAYS, *_PEFT, *_OWN_FOLDER, SETTINGS, RECORDS)
+_OWN_FOLDER = tuple(f"{PREFIX}/{name}" for name in FILES)
+_HASHED = (CONTEXT, READOUT, ARRAYS, *FILES, *_OWN_FOLDER, SETTINGS, RECORDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class Adaptation:
     embedder: BaseRef | None = None
     prefix: StoredPrefix | None = None
     facts: Knowledge | None = None
-    method: Lora | None = None
+    method: Method | None = None
     weights: Mapping[str, Any] = field(default_factory=dict)
     transposed: bool = False
     scope: str = "all"
@@ -97,7 +97,7 @@ class Adaptation:
         """Return each part in words, None where it is empty."""
         method = None
         if self.method is not None:
-            method = f"lora r={self.method.rank}"
+            method = self.method.describe()
             if self.context is not None and self.context.shots and self.prefix is None:
                 method += f", scope {self.scope}"
         readout = self.readout_name
@@ -125,10 +125,8 @@ def save(adaptation: Adaptation, folder: Path, *, task: str = "classification") 
         if adaptation.context is not None:
             write_json(part / CONTEXT, _context_json(adaptation.context))
         if adaptation.method is not None:
-            from sapwood.methods.peft_folder import write_peft
-
             assert adaptation.base is not None
-            write_peft(
+            write_method(
                 adaptation.weights,
                 adaptation.method,
                 part,
@@ -156,12 +154,19 @@ def _main_json(adaptation: Adaptation, folder: Path, task: str) -> dict[str, Any
         "base": asdict(adaptation.base) if adaptation.base else None,
         "embedder": asdict(adaptation.embedder) if adaptation.embedder else None,
         "parts": adaptation.parts(),
-        "method": {"name": "lora", "scope": adaptation.scope} if adaptation.method else None,
+        "method": _method_json(adaptation),
         "prefix": _prefix_json(adaptation.prefix),
         "golden": asdict(adaptation.golden),
         "evidence": dict(adaptation.evidence),
         "files": {n: _hash(folder / n) for n in _HASHED if (folder / n).exists()},
     }
+
+
+def _method_json(adaptation: Adaptation) -> dict[str, Any] | None:
+    if adaptation.method is None:
+        return None
+    said = {"name": adaptation.method.name, "scope": adaptation.scope}
+    return {**said, "transposed": adaptation.transposed}
 
 
 def _prefix_json(prefix: StoredPrefix | None) -> dict[str, Any] | None:
@@ -200,6 +205,7 @@ def load(folder: Path) -> Adaptation:
             facts=load_facts(folder) if has_facts(folder) else None,
             method=method,
             weights=weights,
+            transposed=bool((main["method"] or {}).get("transposed")),
             scope=main["method"]["scope"] if main["method"] else "all",
             golden=_golden(main),
             evidence=main["evidence"],
@@ -279,12 +285,8 @@ def _golden(main: Mapping[str, Any]) -> Golden:
     return Golden(texts=texts, probabilities=rows)
 
 
-def _method(folder: Path, main: Mapping[str, Any]) -> tuple[Lora | None, dict[str, Any]]:
-    if main["method"] is None:
-        return None, {}
-    from sapwood.methods.peft_folder import TENSORS, read_config, read_tensors
-
-    return read_config(folder), read_tensors(folder / TENSORS)
+def _method(folder: Path, main: Mapping[str, Any]) -> tuple[Method | None, dict[str, Any]]:
+    return (None, {}) if main["method"] is None else read_method(folder)
 
 
 def _prefix(folder: Path, main: Mapping[str, Any]) -> StoredPrefix | None:

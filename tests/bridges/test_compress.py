@@ -12,7 +12,7 @@ from sapwood.bridges.compress import STARTS, Compression, compress, shortened
 from sapwood.errors import ConfigError, DataError, ModelError
 from sapwood.evaluation import Predictor
 from sapwood.interfaces import Example
-from sapwood.methods import lora
+from sapwood.methods import parts
 from sapwood.methods.lora import Lora
 from sapwood.methods.prefix import split_layers, stack_layers
 from sapwood.models.decoder import Decoder, Prefix
@@ -51,12 +51,12 @@ def test_under_lora_too_and_through_the_disk(bases, prompted, tmp_path):
     net = bases.get(made.base.name).net
     method = Lora(rank=2, targets=("q_proj", "v_proj"))
     method.attach(net, seed=1)
-    for tensor in lora.weights(net).values():
+    for tensor in parts.weights(net).values():
         torch.nn.init.normal_(tensor, std=0.2)
     made = replace(
-        made, method=method, weights={n: t.detach().clone() for n, t in lora.weights(net).items()}
+        made, method=method, weights={n: t.detach().clone() for n, t in parts.weights(net).items()}
     )
-    lora.detach(net)
+    parts.detach(net)
     with Predictor(made, bases) as predictor:
         expected = predictor.probabilities(TEXTS)
     save(compressed(bases, made), tmp_path / "a")
@@ -174,7 +174,7 @@ def test_what_cannot_be_compressed_says_why(bases, prompted):
     with pytest.raises(ConfigError) as caught:
         Compression(tokens=0, start="middle")
     assert len(caught.value.details) == 2
-    assert not list(lora.branches(bases.get(made.base.name).net))
+    assert not list(parts.parts(bases.get(made.base.name).net))
 
 
 def test_a_base_with_other_weights_is_refused(bases, prompted):

@@ -13,7 +13,7 @@ from sapwood.bridges.robustness import answering, robustness
 from sapwood.context.prompter import Context, Prompter
 from sapwood.errors import ConfigError, DataError
 from sapwood.interfaces import Example
-from sapwood.methods import lora
+from sapwood.methods import parts
 from sapwood.methods.lora import Lora
 from sapwood.models.decoder import Decoder
 from sapwood.models.labels import LabelHead
@@ -92,7 +92,7 @@ def test_many_targets_in_one_row_are_the_losses_of_separate_rows(
 def test_packs_of_several_tasks_give_each_its_own_labels(tiny_net, tiny_tokenizer, tasks):
     net = tiny_net("llama")
     Lora(rank=2).attach(net, seed=1)
-    for tensor in lora.weights(net).values():
+    for tensor in parts.weights(net).values():
         torch.nn.init.normal_(tensor, std=0.1)
     decoder = Decoder(net)
     scripts = [Script(tiny_tokenizer, task, 64) for task in tasks]
@@ -105,12 +105,12 @@ def test_packs_of_several_tasks_give_each_its_own_labels(tiny_net, tiny_tokenize
         states = decoder.run(build_pack([target.row]))
         head = LabelHead(net, scripts[n % 2].trie)
         expected = expected + head.loss(states, target.nodes, target.answers)
-    weights = list(lora.weights(net).values())
+    weights = list(parts.weights(net).values())
     wanted = torch.autograd.grad(expected, weights)
     for budget in (10_000, 50):
-        parts = [part for part, _ in episodes.losses(numbers, budget)]
-        assert (len(parts) == 1) == (budget == 10_000)
-        total = torch.stack(parts).sum()
+        shares = [part for part, _ in episodes.losses(numbers, budget)]
+        assert (len(shares) == 1) == (budget == 10_000)
+        total = torch.stack(shares).sum()
         torch.testing.assert_close(total, expected, atol=1e-4, rtol=0)
         for got, want in zip(torch.autograd.grad(total, weights), wanted, strict=True):
             torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-3)
@@ -140,7 +140,7 @@ def test_practice_makes_an_adaptation_for_the_held_out_task(bases, roomy, tasks,
     assert len(losses) == 6 and losses[-1] < losses[0]
     assert whole.labels == tasks[1].labels
     assert whole.context.shots == 4 and whole.scope == "all"
-    assert not list(lora.branches(bases.get(roomy("llama")).net))
+    assert not list(parts.parts(bases.get(roomy("llama")).net))
     save(whole, tmp_path / "a")
     texts = ["ball 3", "tune 4"]
     np.testing.assert_allclose(

@@ -8,7 +8,7 @@ from sapwood.adaptation import Adaptation, load, save
 from sapwood.bridges.answers import content_hash, probabilities
 from sapwood.bridges.distil import Distillation, SoftSupervision, distil, taught
 from sapwood.errors import ConfigError, DataError
-from sapwood.methods import lora
+from sapwood.methods import parts
 from sapwood.methods.lora import Lora
 from sapwood.models.decoder import Decoder
 from sapwood.models.trie import build_trie
@@ -50,7 +50,7 @@ def naive_loss(net, prompts, wanted):
 def test_the_loss_and_its_gradients_equal_the_naive_ones(tiny_net, kind):
     net = tiny_net(kind)
     Lora(rank=2).attach(net, seed=1)
-    weights = lora.weights(net)
+    weights = parts.weights(net)
     for tensor in weights.values():
         torch.nn.init.normal_(tensor, std=0.1)
     rng = np.random.default_rng(0)
@@ -62,9 +62,9 @@ def test_the_loss_and_its_gradients_equal_the_naive_ones(tiny_net, kind):
         Decoder(net), prompts, wanted.numpy(), build_trie(LABELS), Seat(shared=SHARED)
     )
     for budget in (10_000, 20):
-        parts = [loss for loss, _ in soft.losses([0, 1, 2, 3], budget)]
-        assert (len(parts) > 1) == (budget == 20)
-        total = torch.stack(parts).sum()
+        shares = [loss for loss, _ in soft.losses([0, 1, 2, 3], budget)]
+        assert (len(shares) > 1) == (budget == 20)
+        total = torch.stack(shares).sum()
         torch.testing.assert_close(total, naive.detach(), atol=1e-4, rtol=0)
         found = torch.autograd.grad(total, list(weights.values()))
         for got, want in zip(found, expected, strict=True):
@@ -100,7 +100,7 @@ def test_a_student_learns_to_agree(bases, roomy, teacher, reviews, method, tmp_p
     np.testing.assert_allclose(
         probabilities(bases, again, texts), probabilities(bases, student, texts), atol=1e-6
     )
-    assert not list(lora.branches(bases.get(roomy("llama")).net))
+    assert not list(parts.parts(bases.get(roomy("llama")).net))
 
 
 def test_a_prefix_student_starts_from_the_teachers_context(bases, prompted, reviews):

@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sapwood.errors import ConfigError, ModelError
-from sapwood.methods.lora import Lora, branches, detach, disabled, weights, weights_key
-from sapwood.methods.low_rank import LowRank
-from sapwood.methods.peft_folder import read_peft, write_peft
+from sapwood.methods.folder import load_trained
+from sapwood.methods.lora import Lora, LoraLayer
+from sapwood.methods.parts import detach, disabled, parts, transposed, weights, weights_key
+from sapwood.methods.peft_folder import write_peft
 from sapwood.models.decoder import Decoder
 from sapwood.models.layout import Row, build_pack
 from sapwood.testing import KINDS, tiny_net
@@ -28,15 +29,14 @@ def shake(net) -> None:
 
 
 def write(net, method: Lora, folder) -> None:
-    transposed = any(layer.transposed for _, layer in branches(net))
-    write_peft(weights(net), method, folder, base="tiny", transposed=transposed)
+    write_peft(weights(net), method, folder, base="tiny", transposed=transposed(net))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_gradients_equal_the_plain_formula(dropout):
     torch.manual_seed(0)
     base = nn.Linear(10, 7)
-    layer = LowRank(base.requires_grad_(False), rank=3, scale=0.5, dropout=dropout).double()
+    layer = LoraLayer(base.requires_grad_(False), rank=3, scale=0.5, dropout=dropout).double()
     nn.init.normal_(layer.lora_B)
     x = torch.randn(2, 5, 10, dtype=torch.float64, requires_grad=True)
     torch.manual_seed(7)
@@ -61,7 +61,7 @@ def test_q_k_v_save_their_shared_input_once():
     """pain: activation memory doubles (peft#2196); PEFT's default saves 6 to 12 times the input."""
     torch.manual_seed(0)
     layers = [
-        LowRank(nn.Linear(1024, 1024, bias=False).bfloat16(), rank=16, scale=1.0, dropout=0.05)
+        LoraLayer(nn.Linear(1024, 1024, bias=False).bfloat16(), rank=16, scale=1.0, dropout=0.05)
         for _ in range(3)
     ]
     for layer in layers:
@@ -106,10 +106,10 @@ def test_merged_equals_attached_and_unmerge_restores_the_bits(kind):
     shake(net)
     attached = net(IDS).logits.detach()
     for _ in range(3):  # pain: repeated merging drifts (trl#6688)
-        for _, layer in branches(net):
+        for _, layer in parts(net):
             layer.merge()
         torch.testing.assert_close(net(IDS).logits, attached, rtol=0, atol=2e-4)
-        for _, layer in branches(net):
+        for _, layer in parts(net):
             layer.unmerge()
     for name, parameter in net.named_parameters():
         if "lora_" not in name:
@@ -183,7 +183,7 @@ def test_save_and_load_give_the_same_logits(kind, tmp_path):
     expected = net(IDS).logits
     write(net, method, tmp_path)
     fresh = tiny_net(kind)
-    loaded = read_peft(fresh, tmp_path)
+    loaded = load_trained(fresh, tmp_path)
     assert loaded.alpha_pattern == method.alpha_pattern
     assert torch.equal(fresh(IDS).logits, expected)
 
@@ -201,10 +201,10 @@ def test_a_tensor_that_does_not_map_stops_the_load(tmp_path):
     save_file(tensors, file)
     fresh = tiny_net("llama")
     with pytest.raises(ModelError) as caught:
-        read_peft(fresh, tmp_path)
+        load_trained(fresh, tmp_path)
     assert "elsewhere.lora_A.weight has no place in this base" in str(caught.value)
-    assert f"{name} is not in the file" in str(caught.value)
-    assert not list(branches(fresh))
+    assert f"{name.removeprefix('base_model.model.')} is not in the file" in str(caught.value)
+    assert not list(parts(fresh))
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_settings_that_cannot_be_reproduced_are_refused(change, message, tmp_pat
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ModelError, match=message):
-        read_peft(tiny_net("llama"), tmp_path)
+        load_trained(tiny_net("llama"), tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # peft's own
@@ -245,5 +245,5 @@ def test_peft_loads_our_folder_with_equal_logits_and_we_load_theirs(kind, tmp_pa
             nn.init.normal_(tensor, std=0.1)
     theirs.save_pretrained(tmp_path / "theirs")
     fresh = tiny_net(kind)
-    read_peft(fresh, tmp_path / "theirs")
+    load_trained(fresh, tmp_path / "theirs")
     torch.testing.assert_close(fresh(IDS).logits, theirs.eval()(IDS).logits, rtol=0, atol=1e-4)

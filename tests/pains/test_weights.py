@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sapwood.errors import ConfigError, ModelError
-from sapwood.methods import lora
+from sapwood.methods import parts
+from sapwood.methods.folder import load_trained
 from sapwood.methods.lora import Lora
-from sapwood.methods.peft_folder import read_peft, write_peft
+from sapwood.methods.peft_folder import write_peft
 from sapwood.models.decoder import Decoder
 from sapwood.models.trie import build_trie
 from sapwood.training import Recipe, Supervision, fit, make_optimiser, target
@@ -25,7 +26,7 @@ def tuned(net, *, seed=0, **settings):
     method = Lora(rank=4, alpha=8.0, **settings)
     method.attach(net, seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    for name, tensor in lora.weights(net).items():
+    for name, tensor in parts.weights(net).items():
         if "lora_B" in name:
             tensor.data = 0.1 * torch.randn(tensor.shape, generator=generator)
     return method
@@ -37,11 +38,11 @@ def test_trl_6688_merge_and_unmerge_in_bfloat16_do_not_drift(tiny_net):
     before = {n: p.clone() for n, p in net.named_parameters()}
     tuned(net)
     for _ in range(100):
-        for _, layer in lora.branches(net):
+        for _, layer in parts.parts(net):
             layer.merge()
-        for _, layer in lora.branches(net):
+        for _, layer in parts.parts(net):
             layer.unmerge()
-    lora.detach(net)
+    parts.detach(net)
     for name, parameter in net.named_parameters():
         assert torch.equal(parameter, before[name]), name
 
@@ -65,7 +66,7 @@ def test_peft_1959_and_3603_a_target_that_matches_nothing_is_no_success(tiny_net
         Lora(targets=("q_proj", "qkv_proj", "down_prj")).attach(net)
     assert len(caught.value.details) == 2
     assert "'down_prj' matches no linear layer. Did you mean 'down_proj'?" in caught.value.details
-    assert not lora.weights(net)
+    assert not parts.weights(net)
 
 
 def test_peft_2566_and_vllm_34186_an_adapter_of_other_names_never_loads_without_effect(
@@ -74,7 +75,7 @@ def test_peft_2566_and_vllm_34186_an_adapter_of_other_names_never_loads_without_
     """Adapter loads but has no effect: a key mismatch is only a warning, or a 200 OK."""
     net = tiny_net("llama")
     method = tuned(net)
-    write_peft(lora.weights(net), method, tmp_path, base="tiny", transposed=False)
+    write_peft(parts.weights(net), method, tmp_path, base="tiny", transposed=False)
     path = tmp_path / "adapter_model.safetensors"
     tensors = load_file(path)
     prefixed = {
@@ -85,7 +86,7 @@ def test_peft_2566_and_vllm_34186_an_adapter_of_other_names_never_loads_without_
     ids = torch.arange(20)[None]
     expected = fresh(ids).logits
     with pytest.raises(ModelError, match="do not map onto the base"):
-        read_peft(fresh, tmp_path)
+        load_trained(fresh, tmp_path)
     assert torch.equal(fresh(ids).logits, expected)  # nothing stayed attached
 
 
@@ -95,10 +96,10 @@ def test_peft_2018_and_2898_an_adapter_holds_its_own_weights_and_nothing_of_the_
     """Huge adapter files: embeddings and heads saved along with a few trained weights."""
     net = tiny_net("llama")
     method = tuned(net)
-    write_peft(lora.weights(net), method, tmp_path, base="tiny", transposed=False)
+    write_peft(parts.weights(net), method, tmp_path, base="tiny", transposed=False)
     names = load_file(tmp_path / "adapter_model.safetensors")
     assert all(".lora_A." in n or ".lora_B." in n for n in names)
-    trained = sum(t.numel() for t in lora.weights(net).values())
+    trained = sum(t.numel() for t in parts.weights(net).values())
     assert sum(t.numel() for t in names.values()) == trained
 
 
@@ -106,9 +107,9 @@ def test_peft_3580_and_137_what_is_attached_is_what_trains_and_all_of_it(tiny_ne
     """requires_grad coupled to activation; some layers silently untrained."""
     net = tiny_net("llama")
     tuned(net)
-    weights = lora.weights(net)
+    weights = parts.weights(net)
     assert {id(p) for p in net.parameters() if p.requires_grad} == {id(t) for t in weights.values()}
-    with lora.disabled(net):
+    with parts.disabled(net):
         assert all(t.requires_grad for t in weights.values())
     trie = build_trie([[10, 11], [20]])
     targets = [target([30 + n, 40, 50], n % 2, trie) for n in range(8)]
@@ -128,7 +129,7 @@ def test_transformers_34191_accumulated_gradients_are_those_of_one_batch(tiny_ne
     for budget in (100_000, 40):
         net = tiny_net("llama")
         tuned(net)
-        weights = lora.weights(net)
+        weights = parts.weights(net)
         supervision = Supervision(Decoder(net), targets, trie, loss="vocabulary")
         recipe = Recipe(batch_size=12, pack_tokens=budget)
         optimiser = make_optimiser(list(weights.values()), recipe)
@@ -177,7 +178,7 @@ def test_vllm_30931_a_prefix_is_never_reused_under_other_weights(tiny_net):
     """Same adapter name, different weights, stale prefix cache: "8 hours of debugging"."""
     net = tiny_net("llama")
     tuned(net, seed=1)
-    decoder = Decoder(net, weights_key=lambda: lora.weights_key(net))
+    decoder = Decoder(net, weights_key=lambda: parts.weights_key(net))
     trie = build_trie([[10, 11], [20]])
     context, prompts = list(range(30, 70)), [[5, 6, 7], [8, 9]]
 
@@ -185,7 +186,7 @@ def test_vllm_30931_a_prefix_is_never_reused_under_other_weights(tiny_net):
         return decoder.label_scores(prompts, trie, decoder.encode(context))
 
     first = scores()
-    for tensor in lora.weights(net).values():
+    for tensor in parts.weights(net).values():
         tensor.data.mul_(1.5)  # the same names, other weights
     changed = scores()
     fresh = Decoder(net).label_scores(
@@ -193,6 +194,6 @@ def test_vllm_30931_a_prefix_is_never_reused_under_other_weights(tiny_net):
     )  # fmt: skip
     np.testing.assert_allclose(changed, fresh, atol=1e-4)
     assert np.abs(changed - first).max() > 1e-2
-    with lora.disabled(net):
+    with parts.disabled(net):
         plain = scores()
     assert np.abs(plain - changed).max() > 1e-2

@@ -15,7 +15,8 @@ from sapwood.adaptation import Adaptation, Golden
 from sapwood.errors import ConfigError
 from sapwood.evaluation import Bases, Predictor, Reader
 from sapwood.interfaces import Floats
-from sapwood.methods import lora, peft_folder
+from sapwood.methods import parts
+from sapwood.methods.folder import attach_trained
 from sapwood.models.decoder import Decoder
 
 GOLDEN_ROWS = 3
@@ -31,11 +32,11 @@ def attached(bases: Bases, made: Adaptation) -> Iterator[Decoder]:
     base = bases.expect(made.base)
     try:
         if made.method is not None:
-            peft_folder.attach(base.net, made.method, made.weights, where="the adaptation")
+            attach_trained(base.net, made.method, made.weights, where="the adaptation")
         base.net.requires_grad_(False).eval()
         yield bases.decoder(made.base.name)
     finally:
-        lora.detach(base.net)
+        parts.detach(base.net)
 
 
 def reader_of(bases: Bases, made: Adaptation) -> Reader:
@@ -83,9 +84,9 @@ def finished(
 def content_hash(made: Adaptation) -> str:
     """Return a digest of everything that decides an adaptation's answers."""
     settings, arrays = made.readout.state()
-    parts = [asdict(made.base) if made.base else None, settings, made.scope, list(made.labels)]
-    parts.append(asdict(made.context) if made.context else None)
-    digest = sha256(json.dumps(parts, sort_keys=True, default=str).encode())
+    content = [asdict(made.base) if made.base else None, settings, made.scope, list(made.labels)]
+    content.append(asdict(made.context) if made.context else None)
+    digest = sha256(json.dumps(content, sort_keys=True, default=str).encode())
     tensors = dict(made.weights)
     if made.prefix is not None:
         tensors["prefix"] = made.prefix.tensor

@@ -27,7 +27,7 @@ from sapwood.context.template import Template, default_template
 from sapwood.errors import ConfigError, DataError
 from sapwood.evaluation import Bases
 from sapwood.interfaces import Event, Example
-from sapwood.methods import lora
+from sapwood.methods import parts
 from sapwood.methods.lora import Lora
 from sapwood.metrics import label_indices
 from sapwood.models.decoder import Decoder
@@ -225,7 +225,7 @@ def demonstrate(
     try:
         net.train()
         scripts = [Script(tokenizer, task, settings.max_text_tokens) for task in tasks]
-        weights = lora.weights(net)
+        weights = parts.weights(net)
         curve = yield from Course(
             name="demonstrations",
             supervised=Episodes(decoder, scripts, settings),
@@ -235,10 +235,10 @@ def demonstrate(
             identity=[asdict(settings), bases.get(base).sha256, [asdict(task) for task in tasks]],
         ).steps()
         kept = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
-        transposed = any(layer.transposed for _, layer in lora.branches(net))
+        transposed = parts.transposed(net)
     finally:
         net.eval()
-        lora.detach(net)
+        parts.detach(net)
     made = Adaptation(
         labels=held_out.labels,
         readout_name="verbalizer",

@@ -30,7 +30,7 @@ from sapwood.context.template import default_template
 from sapwood.errors import ConfigError, DataError
 from sapwood.evaluation import CHUNK, Bases, Predictor, Reader
 from sapwood.interfaces import Event, Floats
-from sapwood.methods import lora
+from sapwood.methods import parts
 from sapwood.methods.lora import Lora
 from sapwood.methods.prefix import StoredPrefix
 from sapwood.models.decoder import Decoder
@@ -261,14 +261,14 @@ def _learnt_lora(lesson: _Lesson, bases: Bases, teacher: Adaptation, folder: Pat
     try:
         net.train()
         seat = Seat(shared=lesson.reader.prompter.prefix)
-        curve = yield from lesson.course(seat, lora.weights(net), folder)
-        weights = {n: t.detach().cpu().clone() for n, t in lora.weights(net).items()}
-        transposed = any(layer.transposed for _, layer in lora.branches(net))
+        curve = yield from lesson.course(seat, parts.weights(net), folder)
+        weights = parts.stored(net)
+        transposed = parts.transposed(net)
         made = replace(lesson.student, method=method, weights=weights, transposed=transposed)
         return made, curve
     finally:
         net.eval()
-        lora.detach(net)
+        parts.detach(net)
 
 
 def _learnt_prefix(

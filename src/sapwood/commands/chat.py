@@ -166,18 +166,19 @@ def _attached(net: Any, made: Adaptation | None) -> Iterator[None]:
     if made is None or made.method is None:
         yield
         return
-    from sapwood.methods import lora, peft_folder
+    from sapwood.methods import parts
+    from sapwood.methods.folder import attach_trained
 
-    peft_folder.attach(net, made.method, made.weights, where="the adaptation")
+    attach_trained(net, made.method, made.weights, where="the adaptation")
     try:
         yield
     finally:
-        lora.detach(net)
+        parts.detach(net)
 
 
 def _conversation(base: Any, pinned: list[tuple[str, str]], given: dict[str, Any]) -> Conversation:
     from sapwood.config import home
-    from sapwood.methods import lora
+    from sapwood.methods import parts
     from sapwood.models.conversation import Conversation
     from sapwood.models.decoder import Decoder
     from sapwood.models.generate import Sampling
@@ -185,7 +186,7 @@ def _conversation(base: Any, pinned: list[tuple[str, str]], given: dict[str, Any
 
     decoder = Decoder(
         base.net,
-        weights_key=lambda: f"{base.sha256} {lora.weights_key(base.net)}",
+        weights_key=lambda: f"{base.sha256} {parts.weights_key(base.net)}",
         store=ContextStore(home() / "contexts", _STORE_BYTES),
     )
     sampling = Sampling(

@@ -10,7 +10,7 @@ from sapwood.config import home
 from sapwood.errors import ModelError
 from sapwood.interfaces import Floats
 from sapwood.launch import Runtime
-from sapwood.methods import lora
+from sapwood.methods import parts
 from sapwood.models.decoder import Decoder
 from sapwood.models.encoder import Encoder
 from sapwood.models.load import Base, load_base
@@ -58,7 +58,7 @@ class Bases:
             base = self.get(name)
             self._decoders[name] = Decoder(
                 base.net,
-                weights_key=lambda: f"{base.sha256} {lora.weights_key(base.net)}",
+                weights_key=lambda: f"{base.sha256} {parts.weights_key(base.net)}",
                 store=ContextStore(home() / "contexts", STORE_BYTES),
             )
         return self._decoders[name]

@@ -13,7 +13,8 @@ from sapwood.errors import ModelError
 from sapwood.evaluation.bases import Bases
 from sapwood.evaluation.reader import Extras, Reader
 from sapwood.interfaces import Floats
-from sapwood.methods import lora, peft_folder
+from sapwood.methods import parts
+from sapwood.methods.folder import attach_trained
 
 # Texts read at once: enough rows to fill packs, few enough that progress moves and a stop is quick.
 CHUNK = 64
@@ -46,7 +47,7 @@ class Predictor:
             return self
         if made.method is not None:
             net = self.bases.get(made.base.name).net
-            peft_folder.attach(net, made.method, made.weights, where="the adaptation")
+            attach_trained(net, made.method, made.weights, where="the adaptation")
             self._net = net
         assert made.context is not None
         self._reader = Reader(
@@ -70,7 +71,7 @@ class Predictor:
 
     def __exit__(self, *exception: object) -> None:
         if self._net is not None:
-            lora.detach(self._net)
+            parts.detach(self._net)
             self._net = None
 
     def inputs(self, texts: Sequence[str]) -> Any:

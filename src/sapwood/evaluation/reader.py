@@ -17,7 +17,7 @@ from sapwood.context.template import is_chinese
 from sapwood.evaluation.bases import Bases
 from sapwood.evaluation.chooser import Chooser
 from sapwood.interfaces import Floats
-from sapwood.methods import lora
+from sapwood.methods import parts
 from sapwood.models.blocks import Blocks
 from sapwood.models.channel import channel_scores
 from sapwood.models.decoder import NO_PREFIX, Decoder, Prefix
@@ -104,7 +104,7 @@ class Reader:
             return self.extras.seat
         prompter = prompter or self.prompter
         if self.scope == "suffix":
-            with lora.disabled(self.decoder.net):
+            with parts.disabled(self.decoder.net):
                 return self._encoded(prompter)
         return self._encoded(prompter)
 

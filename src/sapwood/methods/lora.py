@@ -1,12 +1,15 @@
-"""LoRA: trained low-rank branches beside frozen layers (Hu et al. 2022, arXiv 2106.09685)."""
+"""LoRA: trained low-rank branches beside frozen layers (Hu et al. 2022, arXiv 2106.09685).
+
+With rsLoRA's scale (arXiv 2312.03732), LoRA+'s faster B (arXiv 2402.12354), and three ways to
+begin: plain, PiSSA (arXiv 2404.02948) and EVA (arXiv 2410.07170).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from hashlib import sha256
-from typing import Any
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,35 +17,42 @@ from transformers.pytorch_utils import Conv1D
 
 from sapwood.errors import ConfigError
 from sapwood.methods.low_rank import LowRank
-from sapwood.registry import did_you_mean
+from sapwood.methods.parts import Method, parts
+from sapwood.methods.places import ALL_LINEAR, Place, find, pattern
+
+STARTS = ("plain", "pissa", "eva")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lora:
+class Lora(Method):
     """LoRA's whole configuration.
 
     `rank` >= 1; `alpha` > 0: the branch is scaled by alpha / rank (by alpha / sqrt(rank) with
-    `rslora`, arXiv 2312.03732); `dropout` in [0, 1) on the branch's input; `targets`: names of
-    linear layers (the last part of their path), or ("all-linear",) for all but the head;
-    `rank_pattern`, `alpha_pattern`: other values for single module paths.
+    `rslora`); `dropout` in [0, 1) on the branch's input; `targets`: see `places`; `rank_pattern`,
+    `alpha_pattern`: other values for single module paths; `plus` >= 1: B learns so many times
+    faster than A (LoRA+ recommends 16 for large nets); `start`: "plain" (B is zero), "pissa" (the
+    principal part of the base's weight trains) or "eva" (A from the inputs, see
+    `start_from_inputs`). Whatever the start, the output does not change at first.
     """
 
+    name: ClassVar[str] = "lora"
     rank: int = 8
     alpha: float = 16.0
     dropout: float = 0.0
-    targets: tuple[str, ...] = ("all-linear",)
+    targets: tuple[str, ...] = (ALL_LINEAR,)
     rslora: bool = False
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    plus: float = 1.0
+    start: str = "plain"
 
     def __post_init__(self) -> None:
+        check_low_rank("LoRA", rank=self.rank, alpha=self.alpha, dropout=self.dropout)
         problems = []
-        if self.rank < 1:
-            problems.append(f"LoRA rank must be 1 or more, got {self.rank}.")
-        if self.alpha <= 0:
-            problems.append(f"LoRA alpha must be above 0, got {self.alpha}.")
-        if not 0 <= self.dropout < 1:
-            problems.append(f"LoRA dropout must be in [0, 1), got {self.dropout}.")
+        if self.plus < 1:
+            problems.append(f"LoRA's plus must be 1 or more, got {self.plus}.")
+        if self.start not in STARTS:
+            problems.append(f"LoRA's start must be one of {', '.join(STARTS)}, got '{self.start}'.")
         if problems:
             raise ConfigError("E-CONFIG-020", " ".join(problems))
 
@@ -52,114 +62,164 @@ class Lora:
         The branches start from `seed` alone, whatever the state of torch's generator. Raises
         ConfigError (E-CONFIG-021) naming every target that matches no layer.
         """
-        net.requires_grad_(False)
-        found = self._find(net)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            for path, layer in found.items():
-                rank = int(_pattern(self.rank_pattern, path, self.rank))
-                alpha = float(_pattern(self.alpha_pattern, path, self.alpha))
-                scale = alpha / (rank**0.5 if self.rslora else rank)
-                wrapped = LowRank(layer, rank=rank, scale=scale, dropout=self.dropout)
-                wrapped.train(net.training)
-                net.set_submodule(path, wrapped)
-        return net
 
-    def merge(self, net: Any) -> Any:
-        """Return `net` with every branch added into its base weight and the wrappers gone."""
-        for path, layer in list(branches(net)):
-            layer.merge()
-            layer.merged_from = None
-            net.set_submodule(path, layer.base_layer)
-        return net
+        def branch(place: Place) -> LoraLayer:
+            rank = int(pattern(self.rank_pattern, place.path, self.rank))
+            alpha = float(pattern(self.alpha_pattern, place.path, self.alpha))
+            scale = alpha / (rank**0.5 if self.rslora else rank)
+            layer: Any = place.module
+            made = LoraLayer(layer, rank=rank, scale=scale, dropout=self.dropout)
+            if self.start == "pissa":
+                made.start_from_weight()
+            return made
 
-    def _find(self, net: Any) -> dict[str, nn.Linear | Conv1D]:
-        head = net.get_output_embeddings() if hasattr(net, "get_output_embeddings") else None
-        fused = (nn.MultiheadAttention,)  # its fast path reads weights past any wrapper
-        inside = {
-            f"{path}.{name}" if path else name
-            for path, module in net.named_modules()
-            if isinstance(module, fused)
-            for name, _ in module.named_modules()
-        }
-        linear: dict[str, nn.Linear | Conv1D] = {
-            path: module
-            for path, module in net.named_modules()
-            if isinstance(module, nn.Linear | Conv1D) and module is not head and path not in inside
-        }
-        if self.targets == ("all-linear",):
-            return linear
-        found = {
-            path: module
-            for path, module in linear.items()
-            if any(path == t or path.endswith("." + t) for t in self.targets)
-        }
-        names = sorted({path.rsplit(".", 1)[-1] for path in linear})
-        missing = [
-            f"'{t}' matches no linear layer.{did_you_mean(t, names)}"
-            for t in self.targets
-            if not any(path == t or path.endswith("." + t) for path in linear)
-        ]
-        if missing:
-            raise ConfigError(
-                "E-CONFIG-021",
-                "LoRA targets must all take effect.",
-                details=missing,
-                fix=f"use 'all-linear' or names among: {', '.join(names)}",
-            )
-        return found
+        return attach_branches(net, self.targets, branch, method="LoRA", seed=seed)
+
+    def describe(self) -> str:
+        """Return it in words for the report."""
+        words = [f"lora r={self.rank}", *(["rslora"] if self.rslora else [])]
+        words += [self.start] if self.start != "plain" else []
+        return ", ".join(words)
+
+    def rate(self, name: str) -> float:
+        """Return how many times the learning rate a trained tensor takes."""
+        return self.plus if name.endswith("lora_B.weight") else 1.0
+
+    def kept(self) -> Lora:
+        """Return the configuration of what `stored` returns: a plain LoRA that answers the same.
+
+        PiSSA's frozen starting point becomes half of a branch of twice the rank.
+        """
+        if self.start != "pissa":
+            return replace(self, start="plain", plus=1.0)
+        twice = 2**0.5 if self.rslora else 2.0
+        return replace(
+            self,
+            start="plain",
+            plus=1.0,
+            rank=2 * self.rank,
+            alpha=twice * self.alpha,
+            rank_pattern={name: 2 * rank for name, rank in self.rank_pattern.items()},
+            alpha_pattern={name: twice * alpha for name, alpha in self.alpha_pattern.items()},
+        )
 
 
-def _pattern(table: Mapping[str, Any], path: str, otherwise: Any) -> Any:
-    for name, value in table.items():
-        if path == name or path.endswith("." + name):
-            return value
-    return otherwise
+class LoraLayer(LowRank):
+    """LoRA's branch: `lora_A` (rank, inputs), `lora_B` (outputs, rank), B zero at first."""
+
+    FILES: ClassVar[Mapping[str, str]] = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
+
+    def __init__(
+        self, layer: nn.Linear | Conv1D, *, rank: int, scale: float, dropout: float = 0.0
+    ) -> None:
+        super().__init__(layer, rank=rank, scale=scale, dropout=dropout)
+        device = layer.weight.device
+        self.lora_A = nn.Parameter(torch.empty(rank, self.in_features, device=device))
+        self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, device=device))
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        self.origin_A: Tensor | None = None
+        self.origin_B: Tensor | None = None
+
+    @torch.no_grad()
+    def start_from_weight(self) -> None:
+        """Train the principal singular part of the base's weight (PiSSA), the rest staying frozen.
+
+        The base is left alone: the starting point is taken off by a frozen branch.
+        """
+        left, values, right = torch.linalg.svd(self.out_by_in().float(), full_matrices=False)
+        root = (values[: self.rank] / self.scale).sqrt()
+        self.lora_B.copy_(left[:, : self.rank] * root)
+        self.lora_A.copy_(root[:, None] * right[: self.rank])
+        self.origin_A, self.origin_B = self.lora_A.clone(), -self.lora_B
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return A and B, with the frozen starting point behind them if there is one."""
+        if self.origin_A is None or self.origin_B is None:
+            return self.lora_A, self.lora_B
+        return torch.cat((self.lora_A, self.origin_A)), torch.cat((self.lora_B, self.origin_B), 1)
+
+    def stored(self) -> dict[str, Tensor]:
+        """Return the factors as a plain LoRA has them."""
+        a, b = self.factors()
+        return {"lora_A.weight": a, "lora_B.weight": b}
 
 
-def branches(net: Any) -> Iterator[tuple[str, LowRank]]:
-    """Yield (path, layer) of every low-rank branch of `net`."""
-    for path, module in net.named_modules():
-        if isinstance(module, LowRank):
-            yield path, module
+def check_low_rank(name: str, *, rank: int, alpha: float, dropout: float) -> None:
+    """Raise ConfigError (E-CONFIG-020) for values outside their ranges, all at once."""
+    problems = []
+    if rank < 1:
+        problems.append(f"{name} rank must be 1 or more, got {rank}.")
+    if alpha <= 0:
+        problems.append(f"{name} alpha must be above 0, got {alpha}.")
+    if not 0 <= dropout < 1:
+        problems.append(f"{name} dropout must be in [0, 1), got {dropout}.")
+    if problems:
+        raise ConfigError("E-CONFIG-020", " ".join(problems))
 
 
-def weights(net: Any) -> dict[str, Tensor]:
-    """Return the trained tensors of every branch, by path."""
-    found: dict[str, Tensor] = {}
-    for path, layer in branches(net):
-        found[f"{path}.lora_A.weight"] = layer.lora_A
-        found[f"{path}.lora_B.weight"] = layer.lora_B
-    return found
+def attach_branches(
+    net: Any,
+    targets: tuple[str, ...],
+    branch: Callable[[Place], LowRank],
+    *,
+    method: str,
+    seed: int,
+) -> Any:
+    """Freeze the base of `net`, put a branch on each target and return the net.
 
-
-def weights_key(net: Any) -> str:
-    """Return a digest of the content of every enabled branch ("" for none)."""
-    digest = sha256()
-    for path, layer in branches(net):
-        if layer.enabled:
-            digest.update(path.encode())
-            for tensor in (layer.lora_A, layer.lora_B):
-                digest.update(tensor.detach().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-@contextmanager
-def disabled(net: Any) -> Iterator[None]:
-    """Run the plain base inside the block: branches are skipped, then enabled again."""
-    layers = [layer for _, layer in branches(net)]
-    try:
-        for layer in layers:
-            layer.enabled = False
-        yield
-    finally:
-        for layer in layers:
-            layer.enabled = True
-
-
-def detach(net: Any) -> Any:
-    """Remove every branch; the net is the base it was."""
-    for path, layer in list(branches(net)):
-        layer.unmerge()
-        net.set_submodule(path, layer.base_layer)
+    Raises ConfigError: E-CONFIG-021 a target matches nothing, E-CONFIG-025 a layer has a branch
+    already, which would read its weight past this one.
+    """
+    found = find(net, targets, method=method)
+    taken = {path for path, part in parts(net) if isinstance(part, LowRank)}
+    both = [place.path for place in found if place.path in taken]
+    if both:
+        raise ConfigError(
+            "E-CONFIG-025",
+            f"{len(both)} layers have a low-rank branch already.",
+            details=both[:4],
+            fix="give both methods different targets, or merge the first",
+        )
+    freeze(net)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for place in found:
+            made = branch(place)
+            made.train(net.training)
+            net.set_submodule(place.inner, made)
     return net
+
+
+def freeze(net: Any) -> None:
+    """Take gradients from every tensor of the base; parts keep theirs."""
+    own = {id(p) for _, part in parts(net) for p in part.trained().values()}
+    for parameter in net.parameters():
+        if id(parameter) not in own:
+            parameter.requires_grad_(False)
+
+
+@torch.no_grad()
+def start_from_inputs(net: Any, run: Callable[[], None]) -> None:
+    """Start each LoRA's A with the directions in which its inputs vary most (EVA's first step).
+
+    `run` passes some training rows through the net; B stays zero, so nothing else changes. The
+    rank is the same everywhere: EVA's second step, which moves ranks between layers, is left to
+    `rank_pattern`.
+    """
+    layers = [part for _, part in parts(net) if isinstance(part, LoraLayer)]
+    moments = {layer: torch.zeros(layer.in_features, layer.in_features) for layer in layers}
+
+    def gather(layer: Any, given: tuple[Tensor, ...]) -> None:
+        flat = given[0].detach().flatten(0, -2).float()
+        moments[layer] += (flat.t() @ flat).cpu()
+
+    hooks = [layer.register_forward_pre_hook(gather) for layer in layers]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for layer in layers:
+        _, vectors = torch.linalg.eigh(moments[layer])
+        top = vectors[:, -layer.rank :].flip(1).t()  # (rank, inputs), largest first
+        layer.lora_A.copy_(top.to(layer.lora_A.device))

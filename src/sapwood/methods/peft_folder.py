@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -13,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sapwood.errors import ModelError
-from sapwood.methods.lora import Lora, detach, weights
+from sapwood.methods.lora import Lora
+from sapwood.methods.parts import Method
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -27,13 +27,14 @@ _UNSUPPORTED = (
 
 
 def write_peft(
-    tensors: Mapping[str, Tensor], method: Lora, folder: Path, *, base: str, transposed: bool
+    tensors: Mapping[str, Tensor], method: Method, folder: Path, *, base: str, transposed: bool
 ) -> None:
     """Write branch weights into `folder`, loadable by ``peft.PeftModel.from_pretrained``.
 
-    `tensors`: what `lora.weights` returns; `base`: the name PEFT should show; `transposed`: whether
+    `tensors`: what `parts.stored` returns; `base`: the name PEFT should show; `transposed`: whether
     the base's layers keep their weights as (inputs, outputs), as GPT-2's do.
     """
+    assert isinstance(method, Lora)
     folder.mkdir(parents=True, exist_ok=True)
     names = sorted({name.rsplit(".", 3)[-3] for name in tensors})
     config = {
@@ -99,42 +100,16 @@ def read_config(folder: Path) -> Lora:
     )
 
 
-def read_peft(net: Any, folder: Path) -> Lora:
-    """Attach the LoRA of a PEFT folder to `net` and return its configuration; see `attach`."""
-    method = read_config(folder)
-    attach(net, method, read_tensors(folder / TENSORS), where=str(folder))
-    return method
+def read_own(folder: Path, method: Method) -> dict[str, Tensor]:
+    """Return the tensors of a PEFT folder by module path."""
+    del method
+    found = read_tensors(folder / TENSORS)
+    return {name.removeprefix(_PREFIX): tensor for name, tensor in found.items()}
 
 
-def attach(net: Any, method: Lora, tensors: Mapping[str, Tensor], *, where: str) -> None:
-    """Attach `method` to `net` with trained `tensors`; all must map, or nothing is attached.
-
-    `tensors`: by module path, with PEFT's prefix or without; `where`: what holds them, for the
-    message. Raises ModelError (E-MODEL-023) naming the tensors that are missing, left over or of
-    another shape.
-    """
-    given = {_PREFIX + name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
-    method.attach(net)
-    own = {_PREFIX + name: tensor for name, tensor in weights(net).items()}
-    problems = [f"{name} has no place in this base" for name in sorted(set(given) - set(own))]
-    problems += [f"{name} is not in the file" for name in sorted(set(own) - set(given))]
-    problems += [
-        f"{name} is {tuple(given[name].shape)} in the file, {tuple(own[name].shape)} here"
-        for name in sorted(set(own) & set(given))
-        if given[name].shape != own[name].shape
-    ]
-    if problems:
-        detach(net)
-        shown = [*problems[:8], *([f"and {len(problems) - 8} more"] if len(problems) > 8 else [])]
-        raise ModelError(
-            "E-MODEL-023",
-            f"{where}: {len(problems)} of {len(own)} tensors do not map onto the base.",
-            details=shown,
-            fix="load it with the base it was trained on",
-        )
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(given[name])
+def has(method: Method) -> bool:
+    """Return whether PEFT has this method as it is configured."""
+    return isinstance(method, Lora)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -18,8 +18,9 @@ from sapwood.errors import ResourceError
 from sapwood.evaluation import Reader
 from sapwood.files import write_json
 from sapwood.interfaces import Event, Floats
-from sapwood.methods import lora
+from sapwood.methods import parts
 from sapwood.methods.lora import Lora
+from sapwood.methods.parts import Method
 from sapwood.metrics import log_loss
 from sapwood.readouts import bias
 from sapwood.readouts.verbalizer import Verbalizer
@@ -51,7 +52,7 @@ def tuned(bench: Workbench, name: str, *, under_context: bool) -> Making:
         return (yield from training.made(context, method))
     finally:
         net.eval()
-        lora.detach(net)
+        parts.detach(net)
 
 
 def _demonstrated(bench: Workbench) -> Context:
@@ -73,7 +74,7 @@ class Training:
         self.bench, self.name, self.reader = bench, name, reader
         self.folder: Path = bench.candidate_folder(name)
         self.net = reader.decoder.net
-        self.weights = lora.weights(self.net)
+        self.weights = parts.weights(self.net)
         settings = bench.job.tuning
         self.recipe = Recipe(
             learning_rate=settings.learning_rate,
@@ -179,7 +180,7 @@ class Training:
         scores = self.reader.read(texts, normalise="trie").scores
         return np.exp(bias.none(len(self.bench.labels)).apply(scores))
 
-    def made(self, context: Context, method: Lora) -> Making:
+    def made(self, context: Context, method: Method) -> Making:
         """Put the best weights back, score all development rows, return the candidate."""
         if not self.kept:
             raise ResourceError("E-RESOURCE-011", "The budget ended before training did anything.")
@@ -203,8 +204,8 @@ class Training:
             context=context,
             facts=self.bench.facts,
             method=method,
-            weights={n: t.detach().clone() for n, t in self.weights.items()},
-            transposed=any(layer.transposed for _, layer in lora.branches(self.net)),
+            weights=parts.stored(self.net),
+            transposed=parts.transposed(self.net),
             scope=self.reader.scope,
         )
         return Made(

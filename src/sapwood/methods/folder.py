@@ -1,0 +1,125 @@
+"""A method with its trained tensors on disk: in PEFT's layout where PEFT has it, else in our own.
+
+Ours is `method.json` (name and settings) and `method.safetensors` (tensors by module path).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sapwood.errors import ModelError
+from sapwood.methods import METHODS, peft_folder
+from sapwood.methods.parts import Method, detach, parts
+from sapwood.registry import resolve
+
+SETTINGS, TENSORS = "method.json", "method.safetensors"
+FILES = (SETTINGS, TENSORS, peft_folder.CONFIG, peft_folder.TENSORS)
+_SCHEMA = "sapwood.method/1"
+
+
+def write_method(
+    tensors: Mapping[str, Tensor], method: Method, folder: Path, *, base: str, transposed: bool
+) -> None:
+    """Write what `parts.stored` returned into `folder`; `method` is the one that was attached.
+
+    `base`: the name PEFT should show; `transposed`: whether the base's layers keep their weights
+    as (inputs, outputs), as GPT-2's do.
+    """
+    method = method.kept()
+    if peft_folder.has(method):
+        peft_folder.write_peft(tensors, method, folder, base=base, transposed=transposed)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"schema": _SCHEMA, "name": method.name, "base": base, "settings": settings(method)}
+    (folder / SETTINGS).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    stored = {name: t.detach().float().cpu().contiguous() for name, t in tensors.items()}
+    save_file(stored, folder / TENSORS, metadata={"format": "pt"})
+
+
+def settings(method: Method) -> dict[str, Any]:
+    """Return a method's configuration, JSON-ready; `from_settings` makes it again."""
+    return asdict(method)  # type: ignore[call-overload, no-any-return]
+
+
+def from_settings(name: str, content: Mapping[str, Any]) -> Method:
+    """Return the method `name` with these settings. Raises ConfigError for an unknown name."""
+    kind = resolve("method", METHODS, name)
+    known = {field.name for field in fields(kind)}
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+    strange = sorted(set(given) - known)
+    if strange:
+        raise ModelError(
+            "E-MODEL-022", f"The method '{name}' has no setting {', '.join(strange)}.",
+            fix="install the version of Sapwood that wrote it",
+        )  # fmt: skip
+    made: Method = kind(**given)
+    return made
+
+
+def read_method(folder: Path) -> tuple[Method, dict[str, Tensor]]:
+    """Return the method a folder holds, in either layout, and its tensors.
+
+    Raises ModelError as `peft_folder.read_config` and `peft_folder.read_tensors` do.
+    """
+    path = folder / SETTINGS
+    if not path.exists():
+        known = peft_folder.read_config(folder)
+        return known, peft_folder.read_own(folder, known)
+    try:
+        content = json.loads(path.read_text())
+        method = from_settings(content["name"], content["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError("E-MODEL-021", f"{path} cannot be read: {error}.") from None
+    return method, peft_folder.read_tensors(folder / TENSORS)
+
+
+def load_trained(net: Any, folder: Path) -> Method:
+    """Attach the method of a folder to `net` and return it; see `attach_trained`."""
+    method, tensors = read_method(folder)
+    attach_trained(net, method, tensors, where=str(folder))
+    return method
+
+
+def attach_trained(
+    net: Any, method: Method, tensors: Mapping[str, Tensor], *, where: str, seed: int = 0
+) -> None:
+    """Attach `method` to `net` with trained `tensors`; all must map, or nothing is attached.
+
+    `tensors`: by module path; `where`: what holds them, for the message. Raises ModelError
+    (E-MODEL-023) naming the tensors that are missing, left over or of another shape.
+    """
+    before = {id(part) for _, part in parts(net)}
+    method.attach(net, seed=seed)
+    own = {
+        f"{path}.{name}" if path else name: parameter
+        for path, part in parts(net)
+        if id(part) not in before
+        for name, parameter in part.trained().items()
+    }
+    problems = [f"{name} has no place in this base" for name in sorted(set(tensors) - set(own))]
+    problems += [f"{name} is not in the file" for name in sorted(set(own) - set(tensors))]
+    problems += [
+        f"{name} is {tuple(tensors[name].shape)} in the file, {tuple(own[name].shape)} here"
+        for name in sorted(set(own) & set(tensors))
+        if tensors[name].shape != own[name].shape
+    ]
+    if problems:
+        detach(net)
+        shown = [*problems[:8], *([f"and {len(problems) - 8} more"] if len(problems) > 8 else [])]
+        raise ModelError(
+            "E-MODEL-023",
+            f"{where}: {len(problems)} of {len(own)} tensors do not map onto the base.",
+            details=shown,
+            fix="load it with the base it was trained on",
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
