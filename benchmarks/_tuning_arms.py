@@ -8,12 +8,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from common import Rows, clock, sentiment_rows, shuffled
 
 RANK, ALPHA, RATE = 8, 16.0, 5e-4
+VIRTUAL = 16  # tokens of a prefix or prompt
 Ends = tuple[float, float]  # wall and CPU seconds
 
 
@@ -30,6 +32,7 @@ class Arm:
     batch: int = 16
     save: str = ""
     smoke: bool = False
+    method: str = "lora"
 
     @property
     def name(self) -> str:
@@ -97,57 +100,77 @@ def load(arm: Arm) -> Any:
     )
 
 
-def first_weights(net: Any) -> dict[str, Any]:
-    """Return the same first A for every side: a tensor for each linear layer but the head."""
+def own_method(name: str) -> Any:
+    """Return Sapwood's method, configured as `peer_config` configures PEFT's."""
+    from sapwood.methods import METHODS
+    from sapwood.registry import resolve
+
+    settings: dict[str, dict[str, Any]] = {
+        "lora": {"rank": RANK, "alpha": ALPHA},
+        "dora": {"rank": RANK, "alpha": ALPHA},
+        "ia3": {},
+        "prefix": {"tokens": VIRTUAL},
+        "prompt": {"tokens": VIRTUAL},
+    }
+    return resolve("method", METHODS, name)(**settings[name])
+
+
+def peer_config(name: str) -> Any:
+    """Return PEFT's configuration of a method."""
+    import peft
+
+    task = {"task_type": "CAUSAL_LM"}
+    if name in ("lora", "dora"):
+        return peft.LoraConfig(
+            r=RANK, lora_alpha=int(ALPHA), lora_dropout=0.0, target_modules="all-linear",
+            use_dora=name == "dora", **task,
+        )  # fmt: skip
+    if name == "ia3":
+        return peft.IA3Config(
+            target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"],
+            **task,
+        )  # fmt: skip
+    kind = peft.PrefixTuningConfig if name == "prefix" else peft.PromptTuningConfig
+    return kind(num_virtual_tokens=VIRTUAL, **task)
+
+
+def first_weights(name: str, tensor: Any) -> None:
+    """Set what starts at random (A, prefixes, prompts) from the tensor's name, on every side."""
     import torch
 
-    generator = torch.Generator().manual_seed(0)
-    head = net.get_output_embeddings()
-    found = {}
-    for path, module in net.named_modules():
-        if isinstance(module, torch.nn.Linear) and module is not head:
-            bound = module.in_features**-0.5
-            draw = torch.rand(RANK, module.in_features, generator=generator)
-            found[path] = (draw * 2 - 1) * bound
+    if not name.endswith(("lora_A.weight", "prompt_embeddings")):
+        return
+    generator = torch.Generator().manual_seed(int(sha256(name.encode()).hexdigest()[:8], 16))
+    draw = torch.rand(tensor.shape, generator=generator) * 2 - 1
+    width = tensor.shape[1] ** -0.5 if name.endswith("lora_A.weight") else 0.5
+    with torch.no_grad():
+        tensor.copy_(draw * width)
+
+
+def attach_sapwood(net: Any, method: str = "lora") -> dict[str, Any]:
+    """Attach a method and return its trained tensors by path."""
+    from sapwood.methods.parts import weights
+
+    own_method(method).attach(net)
+    found = dict(weights(net))
+    for name, tensor in found.items():
+        first_weights(name, tensor)
     return found
 
 
-def attach_sapwood(net: Any) -> dict[str, tuple[Any, Any]]:
-    """Attach LoRA and return its (A, B) by path."""
-    import torch
+def attach_peft(net: Any, method: str = "lora") -> tuple[Any, dict[str, Any]]:
+    """Attach PEFT's method and return (the PEFT net, its trained tensors by Sapwood's names)."""
+    from peft import get_peft_model
 
-    from sapwood.methods.lora import Lora
-    from sapwood.methods.parts import parts
-
-    first = first_weights(net)
-    Lora(rank=RANK, alpha=ALPHA).attach(net)
-    with torch.no_grad():
-        for path, layer in parts(net):
-            layer.lora_A.copy_(first[path])
-    return {path: (layer.lora_A, layer.lora_B) for path, layer in parts(net)}
-
-
-def attach_peft(net: Any) -> tuple[Any, dict[str, tuple[Any, Any]]]:
-    """Attach PEFT's LoRA and return (the PEFT net, its (A, B) by path)."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    first = first_weights(net)
-    config = LoraConfig(
-        r=RANK,
-        lora_alpha=int(ALPHA),
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    wrapped: Any = get_peft_model(net, config)
+    wrapped: Any = get_peft_model(net, peer_config(method))
     found = {}
-    with torch.no_grad():
-        for path, module in wrapped.base_model.model.named_modules():
-            if hasattr(module, "lora_A"):
-                pair = (module.lora_A["default"].weight, module.lora_B["default"].weight)
-                pair[0].copy_(first[path])
-                found[path] = pair
+    for name, tensor in wrapped.named_parameters():
+        if tensor.requires_grad:
+            own = name.removeprefix("base_model.model.").replace(".default", "")
+            own = own.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
+            own = "prompt_embeddings" if own.startswith("prompt_encoder") else own
+            found[own] = tensor
+            first_weights(own, tensor)
     return wrapped, found
 
 
@@ -185,12 +208,12 @@ def collate(rows: Sequence[dict[str, list[int]]], pad: int) -> dict[str, Any]:
     return batch
 
 
-def run_sapwood(net: Any, work: Work) -> tuple[list[Ends], list[float]]:
+def run_sapwood(net: Any, work: Work, method: str) -> tuple[list[Ends], list[float]]:
     """Train; return (clock at the end of every step, losses)."""
     from sapwood.training import fit, make_optimiser
 
-    pairs = attach_sapwood(net)
-    optimiser = make_optimiser([p for pair in pairs.values() for p in pair], work.recipe)
+    trained = attach_sapwood(net, method)
+    optimiser = make_optimiser(list(trained.values()), work.recipe)
     ends: list[Ends] = []
     losses = []
     for step in fit(supervision(net, work), optimiser, work.recipe, total=work.total):
@@ -212,7 +235,7 @@ def run_trainer(net: Any, work: Work, arm: Arm) -> tuple[list[Ends], list[float]
         def on_step_end(self, *_: Any, **__: Any) -> None:
             ends.append(clock())
 
-    wrapped, _ = attach_peft(net)
+    wrapped, _ = attach_peft(net, arm.method)
     trained = [p for p in wrapped.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0, fused=True)  # its default
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -263,7 +286,7 @@ def run_arm(arm: Arm) -> dict[str, Any]:
     before = _peak()
     base.net.train()
     if arm.side == "sapwood":
-        ends, losses = run_sapwood(base.net, work)
+        ends, losses = run_sapwood(base.net, work, arm.method)
         if arm.save:
             save_sapwood(base.net, arm)
     else:
@@ -284,11 +307,11 @@ def run_arm(arm: Arm) -> dict[str, Any]:
 
 def save_sapwood(net: Any, arm: Arm) -> None:
     """Write the adapter in PEFT's layout, as the Trainer's side is written."""
-    from sapwood.methods.lora import Lora, weights
-    from sapwood.methods.peft_folder import write_peft
+    from sapwood.methods.folder import write_method
+    from sapwood.methods.parts import stored
 
-    method = Lora(rank=RANK, alpha=ALPHA)
-    write_peft(weights(net), method, Path(arm.save), base=arm.model, transposed=False)
+    method = own_method(arm.method)
+    write_method(stored(net), method, Path(arm.save), base=arm.model, transposed=False)
 
 
 def _peak() -> int:

@@ -70,9 +70,9 @@ QUICK = Size(steps=5, warm=1, repeats=1, rows=64, dev=64)
 SMOKE = Size(steps=2, warm=1, repeats=1, rows=8, dev=8, batch=4)
 
 
-def spawn(arm: Arm) -> dict[str, Any]:
-    """Run one arm in a process of its own, with the settings of this one."""
-    command = [sys.executable, __file__, "--arm", json.dumps(asdict(arm))]
+def spawned(arm: Arm, script: str = __file__) -> dict[str, Any]:
+    """Run one arm of `script` in a process of its own, with the settings of this one."""
+    command = [sys.executable, script, "--arm", json.dumps(asdict(arm))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         say(done.stderr[-3000:])
@@ -90,13 +90,14 @@ def check(arm: Arm) -> dict[str, Any]:
 
     own, other = load(arm), load(arm)
     work = prepare(own.tokenizer, arm)
-    pairs = attach_sapwood(own.net)
-    wrapped, peers = attach_peft(other.net)
+    trained = attach_sapwood(own.net, arm.method)
+    wrapped, peers = attach_peft(other.net, arm.method)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for path, (_, b) in pairs.items():
-            b.normal_(std=0.02, generator=generator)
-            peers[path][1].copy_(b)
+        for name, tensor in trained.items():
+            if name.endswith("lora_B.weight"):
+                tensor.normal_(std=0.02, generator=generator)
+            peers[name].copy_(tensor.view_as(peers[name]))
     numbers = work.order()[: arm.batch]
     lossy = supervision(own.net, work)
     loss = torch.zeros(())
@@ -107,13 +108,13 @@ def check(arm: Arm) -> dict[str, Any]:
     peer = wrapped(**collate([rows[n] for n in numbers], work.pad)).loss
     peer.backward()
     gaps = [
-        float((mine.grad - theirs.grad).abs().max())
-        for path, pair in pairs.items()
-        for mine, theirs in zip(pair, peers[path], strict=True)
+        float((tensor.grad - peers[name].grad.view_as(tensor)).abs().max())
+        for name, tensor in trained.items()
     ]
-    largest = max(float(p.grad.abs().max()) for pair in pairs.values() for p in pair)
+    largest = max(float(tensor.grad.abs().max()) for tensor in trained.values())
     return {
         "row": "first step",
+        "method": arm.method,
         "loss_sapwood": float(loss),
         "loss_trainer": float(peer.detach()),
         "difference_of_loss": abs(float(loss) - float(peer.detach())),
@@ -132,7 +133,7 @@ def final_scores(arm: Arm, size: Size) -> list[dict[str, Any]]:
             steps = size.rows // size.batch
             one = replace(arm, side=side, steps=steps, warm=1, save=folder)
             say(f"one epoch of {steps * size.batch} rows: {one.name}")
-            found = spawn(one)
+            found = spawned(one)
             losses = found["losses"]
             rows.append({
                 "row": "final score",
@@ -148,13 +149,13 @@ def final_scores(arm: Arm, size: Size) -> list[dict[str, Any]]:
 
 def _score(arm: Arm, folder: str, count: int) -> dict[str, Any]:
     """Load an adapter as PEFT wrote it into Sapwood and return its accuracy with an interval."""
-    from sapwood.methods.peft_folder import read_peft
+    from sapwood.methods.folder import load_trained
     from sapwood.metrics import bootstrap_interval
     from sapwood.models.decoder import Decoder
     from sapwood.models.trie import build_trie
 
     base = load(arm)
-    read_peft(base.net, Path(folder))
+    load_trained(base.net, Path(folder))
     prompter, data = prompts(base.tokenizer, arm.smoke)
     dev = data.dev[:count]
     rest = prompter.rest([e.text for e in dev])
@@ -172,7 +173,7 @@ def measure(arms: Sequence[Arm], repeats: int, about: dict[str, Any]) -> list[di
     for number in range(repeats):
         for arm in arms:
             with contention(about):
-                got = spawn(arm)
+                got = spawned(arm)
             found[arm.name].append(got)
             pace, peak = got["examples_per_second"], got["peak_bytes"] / 2**20
             say(f"  {number + 1}/{repeats} {arm.name}: {pace:.2f} examples/s, peak {peak:.0f} MiB")

@@ -18,8 +18,8 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
-    "cost_table", "data_curve", "icl_scoring", "icl_table", "long_context", "richer_contexts",
-    "tuning",
+    "cost_table", "data_curve", "icl_scoring", "icl_table", "long_context", "method_speed",
+    "richer_contexts", "tuning",
 )  # fmt: skip
 PEERS = {
     "icl_scoring": ("lm_eval", "datasets"),
@@ -27,6 +27,7 @@ PEERS = {
     "cost_table": ("numpy",),
     "data_curve": ("numpy",),
     "long_context": ("numpy",),
+    "method_speed": ("peft", "accelerate"),
     "richer_contexts": ("numpy",),
     "tuning": ("peft", "accelerate"),
 }
@@ -157,3 +158,15 @@ def test_tuning_shape(tiny_checkpoint: Callable[[str], Path]) -> None:
     finals = [row for row in found["rows"] if row["row"] == "final score"]
     assert {row["side"] for row in finals} == {"sapwood", "trainer"}
     assert all(row["dev"]["low"] <= row["dev"]["value"] <= row["dev"]["high"] for row in finals)
+
+
+@pytest.mark.slow
+def test_method_speed_compares_equal_things(tiny_checkpoint: Callable[[str], Path]) -> None:
+    found = smoke("method_speed", tiny_checkpoint("llama"))
+    first = {row["method"]: row for row in found["rows"] if row["row"] == "first step"}
+    assert set(first) == {"lora", "dora", "ia3", "prefix", "prompt"}
+    for row in first.values():
+        assert row["equal"], row
+        assert row["largest_gradient"] > 1e-4  # so that equality says something
+    for name in first:
+        assert found["ratios"][f"{name}_saved_bytes_vs_peft"] < 1

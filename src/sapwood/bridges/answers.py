@@ -14,6 +14,7 @@ import numpy as np
 from sapwood.adaptation import Adaptation, Golden
 from sapwood.errors import ConfigError
 from sapwood.evaluation import Bases, Predictor, Reader
+from sapwood.evaluation.reader import Extras
 from sapwood.interfaces import Floats
 from sapwood.methods import parts
 from sapwood.methods.folder import attach_trained
@@ -52,7 +53,8 @@ def reader_of(bases: Bases, made: Adaptation) -> Reader:
     elif "channel" in str(getattr(made.readout, "scorer", "")):
         why = "it scores the text given each label, which no prefix of queries can stand for"
     else:
-        return Reader(bases, made.base.name, context, made.labels, scope=made.scope)
+        extras = Extras(facts=made.facts)
+        return Reader(bases, made.base.name, context, made.labels, scope=made.scope, extras=extras)
     raise ConfigError(
         "E-CONFIG-080",
         f"This adaptation has no context that a prefix could stand for: {why}.",

@@ -13,6 +13,7 @@ from sapwood.registry import did_you_mean
 METHODS = {
     "lora": ("majority", "tf-idf", "lora"),
     "lora+context": ("majority", "tf-idf", "lora+context"),
+    "prefix": ("majority", "tf-idf", "prefix"),
 }
 
 

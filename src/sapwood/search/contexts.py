@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sapwood.adaptation import Adaptation
 from sapwood.context.bank import build_bank, compact
 from sapwood.context.greedy import CANDIDATES, rounds
 from sapwood.context.order import ORDERS, permutations, spread
@@ -83,13 +84,20 @@ def drafted(bench: Workbench, name: str, prompt: Prompt) -> Drafting:
 
 def best_context(bench: Workbench) -> Context | None:
     """Return the context of the best few-shot candidate that all queries share, or None."""
+    found = best_prompted(bench)
+    return None if found is None else found.context
+
+
+def best_prompted(bench: Workbench) -> Adaptation | None:
+    """Return the best few-shot candidate whose context all queries share, or None."""
     found = {
-        name: made.context
+        name: made
         for name, made in bench.finished.items()
         if made.context is not None
         and made.context.shots
         and made.context.sharing == "all"
         and made.method is None
+        and made.prefix is None
         and made.readout_name == "verbalizer"
         and made.readout.state()[0].get("scorer") != "channel"
     }

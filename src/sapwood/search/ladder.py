@@ -18,7 +18,7 @@ from sapwood.evaluation import Predictor
 from sapwood.files import new_folder, write_json
 from sapwood.interfaces import Event, Floats
 from sapwood.metrics import bootstrap_interval
-from sapwood.search import plain, prompting, tuning
+from sapwood.search import plain, prefixed, prompting, tuning
 from sapwood.search.contexts import Prompt
 from sapwood.search.memory import peak_bytes, reset_peak
 from sapwood.search.workbench import Made, Making, Stopped, Workbench
@@ -49,10 +49,11 @@ def ladder(bench: Workbench) -> list[Candidate]:
         entry("zero-shot", prompting.prompted, prompt=Prompt()),
         *_features(bench),
         *(_fixed(bench) if job.prompting.fixed else _prompts(bench)),
+        entry("prefix", prefixed.compressed),
         entry("lora", tuning.tuned, under_context=False),
         entry("lora+context", tuning.tuned, under_context=True),
     ]
-    needed = {"few-shot"} if job.only and "lora+context" in job.only else set()
+    needed = {"few-shot"} if {"lora+context", "prefix"} & set(job.only) else set()
     return [c for c in found if job.wants(c.family) or c.family in needed]
 
 
