@@ -30,6 +30,6 @@ def test_rank_and_rate_reach_the_weights(
 
 
 def test_methods_are_listed_where_one_is_unknown(sapwood):
-    ran = sapwood("tune", "d.csv", "--method", "prefix")
+    ran = sapwood("tune", "d.csv", "--method", "prefex")
     assert ran.code == 2
     assert all(name in ran.err for name in METHODS)
