@@ -168,7 +168,9 @@ def attach_peft(net: Any, method: str = "lora") -> tuple[Any, dict[str, Any]]:
         if tensor.requires_grad:
             own = name.removeprefix("base_model.model.").replace(".default", "")
             own = own.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
-            own = "prompt_embeddings" if own.startswith("prompt_encoder") else own
+            if own.startswith("prompt_encoder"):
+                home = "trained_prefix" if method == "prefix" else "virtual_tokens"
+                own = f"{home}.prompt_embeddings"
             found[own] = tensor
             first_weights(own, tensor)
     return wrapped, found

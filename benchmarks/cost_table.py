@@ -70,7 +70,8 @@ class Arm:
 
 def train(decoder: Any, prompts: Prompts, answers: list[int], size: Size) -> tuple[float, int]:
     """Tune LoRA on the demonstrations, as queries without a context; return (seconds, tokens)."""
-    from sapwood.methods.lora import Lora, weights
+    from sapwood.methods.lora import Lora
+    from sapwood.methods.parts import weights
     from sapwood.training import Recipe, Supervision, fit, make_optimiser, target
 
     Lora(rank=RANK).attach(decoder.net)
@@ -91,7 +92,8 @@ def train(decoder: Any, prompts: Prompts, answers: list[int], size: Size) -> tup
 
 def arms(base: Any, prompts: Prompts, demonstrations: Any, size: Size) -> list[Arm]:
     """Return the arms; LoRA's has a net of its own."""
-    from sapwood.methods.lora import Lora, weights
+    from sapwood.methods.lora import Lora
+    from sapwood.methods.parts import weights
     from sapwood.models.blocks import Blocks
     from sapwood.models.decoder import Decoder
 

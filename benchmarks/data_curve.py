@@ -35,6 +35,7 @@ SETS = {
 }
 SIZES = (8, 32, 128, 512, 1024)
 TEST_ROWS, UNLABELLED, PREFIX_TOKENS, TEXT_TOKENS = 200, 256, 32, 96
+SHOWN = "few-shot-16"
 FAMILIES = ("tf-idf", "zero-shot", "few-shot", "knn", "probe", "lora", "lora+context")
 
 
@@ -63,7 +64,9 @@ def drain(events: Iterator[Any]) -> Any:
         return end.value
 
 
-def adapted(folder: Path, model: str, options: Any, runtime: Any) -> dict[str, Any]:
+def adapted(
+    folder: Path, model: str, options: Any, runtime: Any, only: tuple[str, ...] = FAMILIES
+) -> dict[str, Any]:
     """Return the report of `adapt` on the rows beside `folder`; a run that was cut off goes on."""
     from sapwood.report import model_card
     from sapwood.search.adapt import adapt
@@ -72,7 +75,7 @@ def adapted(folder: Path, model: str, options: Any, runtime: Any) -> dict[str, A
     job = Job(
         data=str(folder.parent / "train.jsonl"), test=str(folder.parent / "test.jsonl"),
         out=folder, model=model, encoder=options.encoder, seconds=options.seconds,
-        max_length=TEXT_TOKENS, only=FAMILIES, prompting=Prompting(shots=(16,)),
+        max_length=TEXT_TOKENS, only=only, prompting=Prompting(shots=(16,)),
     )  # fmt: skip
     report: dict[str, Any] = drain(adapt(job, runtime, card=model_card))
     return report
@@ -86,7 +89,7 @@ def bridged(folder: Path, data: dict[str, Any], runtime: Any) -> dict[str, dict[
     from sapwood.evaluation import Bases
     from sapwood.training import Recipe
 
-    teacher = load(folder / "run" / "candidates" / "few-shot-16" / "adaptation")
+    teacher = load(folder / "run" / "candidates" / SHOWN / "adaptation")
     bases = Bases(runtime)
     steps = max(3.0, 48 * 16 / max(1, len(data["train"])))  # at least 48 steps, or 3 epochs
     prefix = Compression(
@@ -160,9 +163,14 @@ def cell(name: str, size: int, options: Any, runtime: Any) -> list[dict[str, Any
     for part in ("train", "test"):
         write(folder / f"{part}.jsonl", data[part])
     out = folder / "adapt"
-    report = adapted(out, model, options, runtime)
+    candidates = adapted(out, model, options, runtime)["candidates"]
+    if not any(c["name"] == SHOWN and c["test"] for c in candidates):
+        # it was stopped for being clearly behind another; alone it has no rival
+        out = folder / "alone"
+        again = adapted(out, model, options, runtime, only=("few-shot",))["candidates"]
+        candidates = [c for c in candidates if c["name"] != SHOWN] + again
     found = {}
-    for candidate in report["candidates"]:
+    for candidate in candidates:
         score, cost = candidate["test"], candidate["cost"]
         if score:
             found[candidate["name"]] = {
@@ -172,7 +180,7 @@ def cell(name: str, size: int, options: Any, runtime: Any) -> list[dict[str, Any
             }  # fmt: skip
         else:
             say(f"  {candidate['name']} {candidate['status']}: {candidate['why']}")
-    if (out / "run" / "candidates" / "few-shot-16" / "adaptation").exists():
+    if (out / "run" / "candidates" / SHOWN / "adaptation").exists():
         found |= bridged(out, data, runtime)
     rows_out = [{"set": name, "labels": size, "way": way, **row} for way, row in found.items()]
     kept.write_text(json.dumps(rows_out, indent=1))

@@ -161,7 +161,7 @@ def test_a_device_that_is_not_there(adapt, place, write_rows):
     [
         (["adpat", "d.csv"], ["E-CONFIG-002", "'adpat'", "Did you mean 'adapt'?"]),
         (["adapt"], ["E-CONFIG-002", "DATA", "see sapwood adapt --help"]),
-        (["tune", "d.csv", "--method", "loar"], ["E-CONFIG-055", "'loar'", "Did you mean 'lora'?"]),
+        (["tune", "d.csv", "--method", "loar"], ["E-CONFIG-001", "'loar'", "Did you mean 'lora'?"]),
         (["predict", "."], ["E-CONFIG-056", "--data FILE"]),
         (["eval", "."], ["E-CONFIG-002", "--data"]),
     ],
@@ -261,9 +261,10 @@ def test_a_hub_id_without_a_network(adapt, place, write_rows):
     assert_told(ran, RESOURCE, "E-RESOURCE-013", "HF_HUB_OFFLINE is set", "local folder")
 
 
-def test_an_encoder_is_no_decoder(adapt, place, write_rows, tiny_checkpoint):
-    ran = adapt(write_rows(place / "d.csv"), model=tiny_checkpoint("bert"))
-    assert_told(ran, MODEL, "E-MODEL-052", "--encoder")
+def test_an_encoder_is_no_decoder(sapwood, place, write_rows, tiny_checkpoint):
+    bert = tiny_checkpoint("bert")
+    ran = sapwood("prompt", write_rows(place / "d.csv"), "--model", bert, "--encoder", "none")
+    assert_told(ran, MODEL, "E-MODEL-052", "cannot be prompted: no zero-shot", "--encoder")
 
 
 # --- adaptations ---------------------------------------------------------------------------------

@@ -44,7 +44,10 @@ _HASHED = (CONTEXT, READOUT, ARRAYS, *FILES, *_OWN_FOLDER, SETTINGS, RECORDS)
 
 @dataclass(frozen=True, kw_only=True)
 class BaseRef:
-    """The frozen base an adaptation belongs to; `sha256` is that of its weights' content."""
+    """The frozen base an adaptation belongs to; `sha256` is that of its weights' content.
+
+    `weights`: how its matrices were kept, "full", "int8" or "int4"; "" where nothing says it.
+    """
 
     name: str
     sha256: str
@@ -52,6 +55,7 @@ class BaseRef:
     licence: str = ""
     upstream: str = ""
     dtype: str = "float32"
+    weights: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

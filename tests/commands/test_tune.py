@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sapwood.commands.tune import METHODS
+from sapwood.methods import METHODS
 
 
 @pytest.mark.parametrize("rank", [1, 3])
@@ -33,3 +33,69 @@ def test_methods_are_listed_where_one_is_unknown(sapwood):
     ran = sapwood("tune", "d.csv", "--method", "prefex")
     assert ran.code == 2
     assert all(name in ran.err for name in METHODS)
+
+
+TRAINED = (
+    "dora", "vera(rank=8)", "ia3", "adapter(width=4)", "adapter(placement=parallel)",
+    "compacter(width=4)", "reft", "layernorm", "full", "prompt(tokens=4)", "p_tuning(tokens=4)",
+    "prefix(tokens=4)", "prefix(tokens=4)+context", "lora(rank=2)+ia3", "gated(lora+adapter)",
+    "lora(start=pissa)+context", "compressed",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_every_method_trains_is_kept_and_answers_the_same(
+    sapwood, small_base, write_rows, tmp_path, monkeypatch, method
+):
+    """The golden probe is checked when the adaptation is opened: what was kept is what trained."""
+    monkeypatch.setattr("sapwood.report.write_html", lambda *given: None)
+    data = write_rows(tmp_path / "d.csv")
+    ran = sapwood(
+        "tune", data, "--model", small_base, "--encoder", "none", "--epochs", "0.5",
+        "--method", method, "--device", "cpu", "--dtype", "float32", "--out", tmp_path / "out",
+        "--json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    report = json.loads(ran.out)
+    (made,) = [c for c in report["candidates"] if c["name"] == method]
+    assert made["status"] == "finished", made["why"]
+    assert made["cost"]["trainable_parameters"] > 0
+    folder = next((tmp_path / "out" / "run" / "candidates").glob(f"{method}/adaptation"))
+    done = sapwood("predict", folder, "--data", data, "--json", "--device", "cpu",
+                   "--dtype", "float32")  # fmt: skip
+    assert done.code == 0, done.err
+    assert len(done.out.splitlines()) > 10
+
+
+def test_the_methods_are_listed_with_their_settings(sapwood):
+    ran = sapwood("tune", "--methods")
+    assert ran.code == 0
+    listed = ran.out
+    assert all(f"{name}(" in listed for name in METHODS if name != "together")
+
+
+def test_an_encoder_is_tuned_and_then_predicts_and_is_scored(
+    sapwood, tiny_checkpoint, write_rows, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sapwood.report.write_html", lambda *given: None)
+    data = write_rows(tmp_path / "d.csv")
+    ran = sapwood(
+        "tune", data, "--model", tiny_checkpoint("bert"), "--method", "lora", "--encoder", "none",
+        "--epochs", "1", "--device", "cpu", "--dtype", "float32", "--out", tmp_path / "out",
+        "--json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    report = json.loads(ran.out)
+    by_name = {c["name"]: c for c in report["candidates"]}
+    assert list(by_name) == ["majority", "tf-idf", "lora"]
+    assert by_name["lora"]["status"] == "finished", by_name["lora"]["why"]
+    assert by_name["lora"]["parts"]["readout"] == "head" and by_name["lora"]["test"] is not None
+    assert report["curves"]["lora"]["dev"]
+    folder = tmp_path / "out" / "run" / "candidates" / "lora" / "adaptation"
+    assert json.loads((folder / "adapter_config.json").read_text())["peft_type"] == "LORA"
+    ran = sapwood("predict", folder, "a lovely film set in town", "--json")
+    assert ran.code == 0, ran.err
+    assert sum(json.loads(ran.out)["probabilities"].values()) == pytest.approx(1)
+    ran = sapwood("eval", folder, "--data", data, "--json")
+    assert ran.code == 0, ran.err
+    assert 0 <= json.loads(ran.out)["accuracy"]["value"] <= 1

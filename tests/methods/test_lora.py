@@ -210,8 +210,9 @@ def test_a_tensor_that_does_not_map_stops_the_load(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"use_dora": True}, "use_dora = True is not supported"),
-        ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
+        ({"use_dora": True}, "lora_magnitude_vector is not in the file"),
+        ({"use_qalora": True}, "use_qalora = True is not supported"),
+        ({"peft_type": "IA3"}, "it has no tensor ia3_l"),
         ({"r": None}, "r is missing"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
     ],

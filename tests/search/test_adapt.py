@@ -14,7 +14,7 @@ from sapwood.launch import Runtime
 NAMES = {
     "majority", "tf-idf", "zero-shot", "knn", "probe", "few-shot-4", "few-shot-16",
     "few-shot-ordered", "channel", "knn-few-shot", "probe-few-shot", "few-shot-64",
-    "few-shot-bank", "few-shot-8-bm25", "prefix", "lora", "lora+context",
+    "few-shot-bank", "few-shot-8-bm25", "compressed", "lora", "lora+context",
 }  # fmt: skip
 RUNTIME = Runtime(device="cpu", dtype="float32", threads=1)
 # What a clock or the memory of the process says is never the same twice.
@@ -275,7 +275,11 @@ def test_a_label_that_only_the_test_file_has_counts_as_an_error(adapt, write_row
 def test_prompt_and_tune_try_their_families_only(adapt, write_rows, tmp_path):
     data = write_rows(tmp_path / "d.csv", count=60)
     _, report = adapt(data, verb="prompt", out="p")
-    assert {c["name"] for c in report["candidates"]} == NAMES - {"prefix", "lora", "lora+context"}
+    assert {c["name"] for c in report["candidates"]} == NAMES - {
+        "compressed",
+        "lora",
+        "lora+context",
+    }
     _, report = adapt(data, "--method", "lora+context", "--scope", "all", verb="tune", out="c")
     names = [c["name"] for c in report["candidates"]]
     assert "lora+context" in names and "lora" not in names

@@ -260,7 +260,7 @@ def _learnt_lora(lesson: _Lesson, bases: Bases, teacher: Adaptation, folder: Pat
     method.attach(net, seed=lesson.settings.recipe.seed)
     try:
         net.train()
-        seat = Seat(shared=lesson.reader.prompter.prefix)
+        seat = Seat(shared=lesson.reader.opening())
         curve = yield from lesson.course(seat, parts.weights(net), folder)
         weights = parts.stored(net)
         transposed = parts.transposed(net)
@@ -296,7 +296,7 @@ def _start(bases: Bases, teacher: Adaptation, lesson: _Lesson) -> tuple[Tensor, 
             if len(encoded.ids) >= lesson.settings.tokens:
                 tensor = prefix_tensor(decoder, encoded)
                 return shortened(tensor, decoder, kept), "the teacher's context"
-    ids = list(lesson.reader.prompter.prefix)
+    ids = list(lesson.reader.opening())
     for prompt in lesson.prompts:  # a short instruction is followed by texts, up to the length
         ids += prompt if len(ids) < lesson.settings.tokens else []
     tensor = prefix_tensor(decoder, decoder.encode(ids))

@@ -44,17 +44,20 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
     click.option("--epochs", type=click.FloatRange(min=0, min_open=True),
                  help="Passes over the data.  [default: what the budget allows, at most 3]"),
-    click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=5e-4,
-                 show_default=True),
-    click.option("--rank", type=click.IntRange(min=1), default=8, show_default=True,
-                 help="LoRA's rank."),
+    click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True),
+                 help="[default: what suits the method]"),
+    click.option("--rank", type=click.IntRange(min=1), help="LoRA's rank.  [default: 8]"),
     click.option("--scope", type=click.Choice(["suffix", "all"]), default="suffix",
                  show_default=True, help="Where LoRA under a context acts."),
+    click.option("--checkpointing", is_flag=True,
+                 help="Train with less memory: activations are computed twice."),
     click.option("--max-bytes", type=click.IntRange(min=1), help="Largest adaptation."),
     click.option("--max-ms", type=click.FloatRange(min=0), help="Most milliseconds a query."),
     click.option("--device", default="auto", show_default=True),
     click.option("--dtype", default="auto", show_default=True,
                  help="auto, float32, bfloat16 or float16."),
+    click.option("--weights", type=click.Choice(["full", "int8", "int4"]), default="full",
+                 show_default=True, help="Keep the base's matrices in fewer bits."),
     click.option("--trust-remote-code", default="", metavar="NAME",
                  help="The one model whose own code may run."),
     click.option("--fresh", is_flag=True, help="Forget an earlier run in OUT."),
@@ -86,7 +89,7 @@ def run(
     job = _job(data, only, verb, given)
     job = job if prompting is None else replace(job, prompting=prompting)
     _spare(job.out)
-    runtime = choose_runtime(given["device"], given["dtype"])
+    runtime = choose_runtime(given["device"], given["dtype"], given["weights"])
     screen = Screen(quiet=given["as_json"])
     with _forgetting(job.out / "run", given["fresh"]):
         events = adapt(job, runtime, card=model_card, trust_remote_code=given["trust_remote_code"])
@@ -174,6 +177,7 @@ def _job(data: str, only: tuple[str, ...], verb: str, given: dict[str, Any]) -> 
             learning_rate=given["learning_rate"],
             rank=given["rank"],
             scope=given["scope"],
+            checkpointing=given["checkpointing"],
         ),
         command=shlex.join(["sapwood", *sys.argv[1:]]),
         **{

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sapwood.adaptation import BaseRef
@@ -29,19 +30,21 @@ class Bases:
         self.runtime = runtime
         self.trust_remote_code = trust_remote_code
         self._loaded: dict[str, Base] = {}
+        self._formats: dict[str, str] = {}  # of the weights, where an adaptation says it
         self._decoders: dict[str, Decoder] = {}
         self._encoders: dict[str, Encoder] = {}
 
     def get(self, name: str) -> Base:
         """Return the base called `name`, loading it at the first call."""
         if name not in self._loaded:
-            self._loaded[name] = load_base(
-                name, self.runtime, trust_remote_code=self.trust_remote_code
-            )
+            runtime = replace(self.runtime, weights=self._formats.get(name, self.runtime.weights))
+            self._loaded[name] = load_base(name, runtime, trust_remote_code=self.trust_remote_code)
         return self._loaded[name]
 
     def expect(self, ref: BaseRef) -> Base:
         """Return the base that `ref` names; ModelError (E-MODEL-050) if its weights are others."""
+        if ref.weights:
+            self._formats.setdefault(ref.name, ref.weights)
         base = self.get(ref.name)
         if base.sha256 != ref.sha256:
             raise ModelError(
@@ -63,15 +66,28 @@ class Bases:
             )
         return self._decoders[name]
 
-    def embed(self, name: str, texts: Sequence[str]) -> Floats:
-        """Return one vector for each text from an encoder, (texts, hidden)."""
-        base = self.get(name)
+    def forget(self) -> None:
+        """Drop what decoders keep in memory of contexts: no result depends on what ran before."""
+        for decoder in self._decoders.values():
+            decoder.forget()
+
+    def encoder(self, name: str) -> Encoder:
+        """Return the packed encoder over a base."""
         if name not in self._encoders:
-            self._encoders[name] = Encoder(base.net)
+            self._encoders[name] = Encoder(self.get(name).net)
+        return self._encoders[name]
+
+    def tokens(self, name: str, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of texts as an encoder reads them, cut to what it reads at most."""
+        base = self.get(name)
         coded = base.tokenizer(
             list(texts), truncation=True, max_length=min(base.max_length, 512), verbose=False
         )
-        return self._encoders[name].features([list(ids) for ids in coded["input_ids"]])
+        return [list(ids) for ids in coded["input_ids"]]
+
+    def embed(self, name: str, texts: Sequence[str], *, pooling: str = "mean") -> Floats:
+        """Return one vector for each text from an encoder, (texts, hidden)."""
+        return self.encoder(name).features(self.tokens(name, texts), pooling)
 
     def reference(self, name: str) -> BaseRef:
         """Return what an adaptation records of a base."""
@@ -83,6 +99,7 @@ class Bases:
             licence=base.licence,
             upstream=base.upstream,
             dtype=base.runtime.dtype,
+            weights=base.runtime.weights,
         )
 
 

@@ -43,12 +43,14 @@ class Predictor:
 
     def __enter__(self) -> Predictor:
         made = self.adaptation
-        if made.base is None or made.base.kind == "encoder":
+        if made.base is None:
             return self
         if made.method is not None:
             net = self.bases.get(made.base.name).net
             attach_trained(net, made.method, made.weights, where="the adaptation")
             self._net = net
+        if made.base.kind == "encoder":
+            return self
         assert made.context is not None
         self._reader = Reader(
             self.bases,
@@ -80,7 +82,9 @@ class Predictor:
         if made.base is None:
             return list(texts)
         if made.base.kind == "encoder":
-            return self.bases.embed(made.base.name, texts)
+            assert made.method is None or self._net is not None, "use it in a with block"
+            pooling = str(self._settings.get("pooling", "mean"))
+            return self.bases.embed(made.base.name, texts, pooling=pooling)
         assert self._reader is not None, "use the predictor in a with block"
         normalise = str(self._settings.get("normalise", "vocabulary"))
         reading = self._reader.read(texts, normalise=normalise)

@@ -18,6 +18,7 @@ from sapwood.evaluation.bases import Bases
 from sapwood.evaluation.chooser import Chooser
 from sapwood.interfaces import Floats
 from sapwood.methods import parts
+from sapwood.methods.prompt import virtual_ids
 from sapwood.models.blocks import Blocks
 from sapwood.models.channel import channel_scores
 from sapwood.models.decoder import NO_PREFIX, Decoder, Prefix
@@ -69,7 +70,8 @@ class Reader:
 
     `scorer`: "direct", log p(label | context, text), or "channel", log p(text | context, label),
     which has no features. With `scope` "suffix" the context is encoded by the plain base, an
-    attached method acts on the queries only.
+    attached method acts on the queries only. Virtual tokens of a method stand before the context,
+    with `scope` "suffix" right before each query's own tokens.
     """
 
     def __init__(
@@ -110,11 +112,23 @@ class Reader:
 
     def _encoded(self, prompter: Prompter) -> Prefix:
         if self.context.encoding == "exact":
-            return self.decoder.encode(prompter.prefix, stored=self.extras.stored)
+            return self.decoder.encode(self.opening(prompter), stored=self.extras.stored)
         opening, blocks = block_ids(prompter)
-        if self._blocks is None:
-            self._blocks = Blocks(self.decoder, opening)
+        head = (*self._virtual("all"), *opening)
+        if self._blocks is None or self._blocks.head != head:
+            self._blocks = Blocks(self.decoder, head)
         return self._blocks.prefix(blocks)
+
+    def _virtual(self, scope: str) -> tuple[int, ...]:
+        """Return the virtual tokens of this reader's scope, none of another's."""
+        return virtual_ids(self.decoder.net) if self.scope == scope else ()
+
+    def opening(self, prompter: Prompter | None = None) -> tuple[int, ...]:
+        """Return the token ids that all queries (of one prompter) follow, virtual ones first.
+
+        Ask after the queries' own ids: those may shorten it.
+        """
+        return (*self._virtual("all"), *(prompter or self.prompter).prefix)
 
     def prompts(self, texts: Sequence[str]) -> tuple[list[list[int]], Prefix]:
         """Return the token ids of each query and the one prefix that they follow."""
@@ -122,7 +136,7 @@ class Reader:
 
     def _follow(self, prompter: Prompter, texts: Sequence[str]) -> tuple[list[list[int]], Prefix]:
         rest = prompter.rest(texts)  # first: it may shorten the prefix
-        return rest, self.prefix(prompter)
+        return _begun(self._virtual("suffix"), rest), self.prefix(prompter)
 
     def _known(self, texts: Sequence[str]) -> list[str]:
         assert self.extras.facts is not None
@@ -136,6 +150,8 @@ class Reader:
                 self.prompter.whole(text, [pool[n] for n in choice])
                 for text, choice in zip(texts, choices, strict=True)
             ]
+            # whatever the scope: a whole prompt is one row
+            whole = _begun(virtual_ids(self.decoder.net), whole)
             yield Shard(numbers=range(len(texts)), prompts=whole, prefix=NO_PREFIX)
             return
         for numbers, prompter in self.shared(texts):
@@ -173,6 +189,8 @@ class Reader:
                 with spent.counting(self.context.sharing == "query"):
                     rows = prompter.channel_rows([texts[n] for n in numbers], self.labels)
                     prefix = self.prefix(prompter)  # after the rows: they may shorten it
+                    own = self._virtual("suffix")
+                    rows = [[([*own, *ids], len(own) + at) for ids, at in row] for row in rows]
                 with spent.counting():
                     scores[list(numbers)] = channel_scores(self.decoder, rows, prefix)
         else:
@@ -183,7 +201,7 @@ class Reader:
                 if shard is None:
                     break
                 with spent.counting():
-                    self._answer(shard, normalise, features, scores)
+                    _answer(self, shard, normalise, features, scores)
         return Reading(features=features, scores=scores, tokens=spent.tokens, seconds=spent.seconds)
 
     def premise(self) -> Floats:
@@ -191,19 +209,26 @@ class Reader:
 
         Only where all queries share one context and the scorer is direct.
         """
-        return self.decoder.label_scores([self.prompter.premise()], self.trie, self.prefix())
+        asked = _begun(self._virtual("suffix"), [self.prompter.premise()])
+        return self.decoder.label_scores(asked, self.trie, self.prefix())
 
-    def _answer(self, shard: Shard, normalise: str, features: Floats, scores: Floats) -> None:
-        """Write the features and scores of a shard's texts into their rows."""
-        rows = [self.trie.row(prompt) for prompt in shard.prompts]
-        nodes, head = len(self.trie.tokens), LabelHead(self.decoder.net, self.trie)
-        for owners, states in self.decoder.hidden(rows, shard.prefix):
-            numbers = np.asarray(shard.numbers)[owners.view(-1, nodes)[:, 0].numpy()]
-            grouped = states.view(-1, nodes, states.shape[-1])
-            features[numbers] = grouped[:, 0].float().cpu().numpy()
-            with torch.no_grad():
-                part = head.scores(grouped, normalise)
-            scores[numbers] = part.double().cpu().numpy()
+
+def _answer(reader: Reader, shard: Shard, normalise: str, features: Floats, scores: Floats) -> None:
+    """Write the features and scores of a shard's texts into their rows."""
+    rows = [reader.trie.row(prompt) for prompt in shard.prompts]
+    nodes, head = len(reader.trie.tokens), LabelHead(reader.decoder.net, reader.trie)
+    for owners, states in reader.decoder.hidden(rows, shard.prefix):
+        numbers = np.asarray(shard.numbers)[owners.view(-1, nodes)[:, 0].numpy()]
+        grouped = states.view(-1, nodes, states.shape[-1])
+        features[numbers] = grouped[:, 0].float().cpu().numpy()
+        with torch.no_grad():
+            part = head.scores(grouped, normalise)
+        scores[numbers] = part.double().cpu().numpy()
+
+
+def _begun(before: Sequence[int], rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return the ids of queries that each begin with the virtual tokens `before`."""
+    return [[*before, *ids] for ids in rows]
 
 
 class Spent:

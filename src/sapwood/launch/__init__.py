@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+WEIGHTS = ("full", "int8", "int4")
 # Rows x inner x outer of the measured product: SmolLM2's widest layer over a typical packed batch.
 MEASURED_SHAPE = (512, 576, 1536)
 MEASURED_SECONDS = 0.1  # for each of the two formats
@@ -32,12 +33,16 @@ MMAP_THRESHOLD, TRIM_THRESHOLD = 32 << 20, 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """One device with its number format and CPU threads; `note` says why the format was chosen."""
+    """One device with its number format and CPU threads; `note` says why the format was chosen.
+
+    `weights`: how a decoder's matrices are kept, one of WEIGHTS; "full" is `dtype` itself.
+    """
 
     device: str
     dtype: str
     threads: int
     note: str = ""
+    weights: str = "full"
 
     def torch_dtype(self) -> torch.dtype:
         """Return `dtype` as torch's own object."""
@@ -51,13 +56,15 @@ class Runtime:
         """Return one line: ``cpu, 2 threads, bfloat16 (4.6x faster than float32 here)``."""
         threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}, "
         note = f" ({self.note})" if self.note else ""
-        return f"{self.device}, {threads if self.device == 'cpu' else ''}{self.dtype}{note}"
+        packed = "" if self.weights == "full" else f", weights in {self.weights}"
+        return f"{self.device}, {threads if self.device == 'cpu' else ''}{self.dtype}{note}{packed}"
 
 
-def choose_runtime(device: str = "auto", dtype: str = "auto") -> Runtime:
+def choose_runtime(device: str = "auto", dtype: str = "auto", weights: str = "full") -> Runtime:
     """Return where to run: CUDA if there, else the CPU; the number format that is fastest there.
 
-    `device` is "auto" or any torch device ("cpu", "cuda", "cuda:1", "mps"); `dtype` one of DTYPES.
+    `device` is "auto" or any torch device ("cpu", "cuda", "cuda:1", "mps"); `dtype` one of DTYPES;
+    `weights` one of WEIGHTS.
     On CUDA "auto" means bfloat16 (float32 on devices without it); on a CPU both formats are
     measured, once a machine. Raises ConfigError (E-CONFIG-010, E-CONFIG-011) for words that name
     nothing and ResourceError (E-RESOURCE-012) for a device that is not there.
@@ -67,6 +74,12 @@ def choose_runtime(device: str = "auto", dtype: str = "auto") -> Runtime:
     if dtype not in DTYPES:
         raise ConfigError(
             "E-CONFIG-010", f"Unknown number format '{dtype}'", fix=f"use {', '.join(DTYPES)}"
+        )
+    if weights not in WEIGHTS:
+        raise ConfigError(
+            "E-CONFIG-010",
+            f"Unknown format of weights '{weights}'",
+            fix=f"use {', '.join(WEIGHTS)}",
         )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -81,7 +94,7 @@ def choose_runtime(device: str = "auto", dtype: str = "auto") -> Runtime:
         note = note or f"bfloat16 is {speedup:.1f}x its speed here"
     elif dtype == "auto":
         dtype = "float32"
-    return Runtime(device=device, dtype=dtype, threads=threads, note=note)
+    return Runtime(device=device, dtype=dtype, threads=threads, note=note, weights=weights)
 
 
 def bfloat16_speedup(*, afresh: bool = False) -> float:
@@ -173,6 +186,16 @@ def raise_malloc_thresholds() -> bool:
     mapped = mallopt(ctypes.c_int(M_MMAP_THRESHOLD), ctypes.c_int(MMAP_THRESHOLD))
     trimmed = mallopt(ctypes.c_int(M_TRIM_THRESHOLD), ctypes.c_int(TRIM_THRESHOLD))
     return bool(mapped and trimmed)
+
+
+def give_back_memory() -> bool:
+    """Give freed memory back to the system now; return whether there is a way (glibc, Linux)."""
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (OSError, AttributeError):
+        return False
 
 
 def _require_device(device: str) -> None:

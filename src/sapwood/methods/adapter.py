@@ -5,6 +5,7 @@ Houlsby et al. (arXiv 1902.00751), Pfeiffer et al. (2005.00247), parallel: He et
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from transformers.activations import ACT2FN
 from transformers.pytorch_utils import Conv1D
 
 from sapwood.errors import ConfigError
+from sapwood.methods.gate import Gate
 from sapwood.methods.lora import freeze
 from sapwood.methods.parts import Method, Part
 from sapwood.methods.places import Place, role
@@ -43,39 +45,65 @@ class Adapter(Method):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        problems = []
-        if self.width < 1:
-            problems.append(f"width must be 1 or more, got {self.width}")
-        for field, known in (("placement", PLACEMENTS), ("activation", ACT2FN)):
-            given = getattr(self, field)
-            if given not in known:
-                problems.append(f"{field} '{given}' is unknown.{did_you_mean(given, known)}")
+        problems = bottleneck_problems(self)
         if problems:
             raise ConfigError("E-CONFIG-020", "The adapter is wrong.", details=problems)
 
     def attach(self, net: Any, *, seed: int = 0) -> Any:
         """See `Method`. Raises ConfigError (E-CONFIG-022) where the kind lacks the place."""
-        found = [place for name in PLACEMENTS[self.placement] for place in role(net, name)]
-        beside = role(net, "ff-in") if self.placement == "parallel" else []
-        freeze(net)
-        taps = {}
-        for place in beside:
-            block = _block(place)
-            if block not in taps:  # gate and up read the same states
-                taps[block] = Tap(net.get_submodule(place.outer))
-                net.set_submodule(place.outer, taps[block])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            for place in found:
-                layer = net.get_submodule(place.outer)
-                made = Bottleneck(layer, place.module, self, taps.get(_block(place)))
-                made.train(net.training)
-                net.set_submodule(place.outer, made)
-        return net
+
+        def make(place: Place, layer: nn.Module, tap: Tap | None) -> Bottleneck:
+            return Bottleneck(layer, place.module, self, tap)
+
+        return place_bottlenecks(net, self.placement, make, seed=seed)
 
     def describe(self) -> str:
         """Return it in words for the report."""
         return f"{self.placement} adapter, width {self.width}"
+
+
+def bottleneck_problems(settings: Any) -> list[str]:
+    """Return what is wrong with width, placement, activation and scale, a sentence each."""
+    problems = []
+    if settings.width < 1:
+        problems.append(f"width must be 1 or more, got {settings.width}")
+    for field, known in (("placement", PLACEMENTS), ("activation", ACT2FN)):
+        given = getattr(settings, field)
+        if given not in known:
+            problems.append(f"{field} '{given}' is unknown.{did_you_mean(given, known)}")
+    if not settings.scale:
+        problems.append("scale must not be 0: nothing would train")
+    return problems
+
+
+def place_bottlenecks(
+    net: Any,
+    placement: str,
+    make: Callable[[Place, nn.Module, Tap | None], Added],
+    *,
+    seed: int,
+) -> Any:
+    """Freeze the base of `net`, put what `make` returns at each place, and return the net.
+
+    `make` takes the place, the module there now, and the tap for a part that sits beside. Raises
+    ConfigError (E-CONFIG-022) where the kind lacks the place.
+    """
+    found = [place for name in PLACEMENTS[placement] for place in role(net, name)]
+    beside = role(net, "ff-in") if placement == "parallel" else []
+    freeze(net)
+    taps: dict[str, Tap] = {}
+    for place in beside:
+        block = _block(place)
+        if block not in taps:  # gate and up read the same states
+            taps[block] = Tap(net.get_submodule(place.outer))
+            net.set_submodule(place.outer, taps[block])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for place in found:
+            made = make(place, net.get_submodule(place.outer), taps.get(_block(place)))
+            made.train(net.training)
+            net.set_submodule(place.outer, made)
+    return net
 
 
 def _block(place: Place) -> str:
@@ -102,8 +130,40 @@ class Tap(Part):
         return {}
 
 
-class Bottleneck(Part):
-    """What a sublayer gives, plus `up(act(down(.)))` of it, or of the states a tap saw.
+class Added(Part):
+    """What a sublayer gives, plus something made of it, or of the states a tap saw.
+
+    A gate, where there is one, weighs what is added; `own` is the base's module under `layer`.
+    """
+
+    def __init__(self, layer: nn.Module, own: nn.Module, tap: Tap | None) -> None:
+        super().__init__(layer)
+        weight: Any = own.weight
+        self.hidden = int(weight.shape[1] if isinstance(own, Conv1D) else weight.shape[0])
+        self.device: torch.device = weight.device
+        self.adapter_gate: Gate | None = None
+        self._tap = [tap]  # in a list: torch must not take it for a module of this one
+
+    def added(self, states: Tensor) -> Tensor:
+        """Return what is added for `states`, (..., hidden)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., inputs) to (..., hidden)."""
+        out: Tensor = self.base_layer(x)
+        if not self.active:
+            return out
+        tap = self._tap[0]
+        states = out
+        if tap is not None:
+            assert tap.seen is not None, "the feed-forward part did not run before its end"
+            states, tap.seen = tap.seen, None
+        more = self.added(states)
+        return out + (more if self.adapter_gate is None else more * self.adapter_gate(states))
+
+
+class Bottleneck(Added):
+    """What is added is `up(act(down(.)))`.
 
     `adapter_down` (width, hidden) with bias, normal with deviation 0.02 at first; `adapter_up`
     (hidden, width) with bias, zero at first.
@@ -112,14 +172,11 @@ class Bottleneck(Part):
     def __init__(
         self, layer: nn.Module, own: nn.Module, settings: Adapter, tap: Tap | None
     ) -> None:
-        super().__init__(layer)
-        weight: Any = own.weight
-        hidden = int(weight.shape[1] if isinstance(own, Conv1D) else weight.shape[0])
-        device = weight.device
+        super().__init__(layer, own, tap)
+        there: dict[str, Any] = {"device": self.device, "dtype": torch.float32}
         self.act, self.scale = ACT2FN[settings.activation], settings.scale
-        self._tap = [tap]  # in a list: torch must not take it for a module of this one
-        self.adapter_down = nn.Linear(hidden, settings.width, device=device, dtype=torch.float32)
-        self.adapter_up = nn.Linear(settings.width, hidden, device=device, dtype=torch.float32)
+        self.adapter_down = nn.Linear(self.hidden, settings.width, **there)
+        self.adapter_up = nn.Linear(settings.width, self.hidden, **there)
         nn.init.normal_(self.adapter_down.weight, std=0.02)
         nn.init.zeros_(self.adapter_down.bias)
         nn.init.zeros_(self.adapter_up.weight)
@@ -133,16 +190,6 @@ class Bottleneck(Part):
         """Return what is added for `states`, (..., hidden)."""
         inner = self.act(_linear(states, self.adapter_down))
         return _linear(inner, self.adapter_up) * self.scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., inputs) to (..., hidden)."""
-        out: Tensor = self.base_layer(x)
-        if not self.active:
-            return out
-        tap = self._tap[0]
-        states = out if tap is None else tap.seen
-        assert states is not None, "the feed-forward part did not run before its end"
-        return out + self.added(states)
 
 
 def _linear(x: Tensor, layer: nn.Linear) -> Tensor:

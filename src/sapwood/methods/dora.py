@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from sapwood.methods.lora import LoraLayer, attach_branches, check_low_rank
+from sapwood.methods.lora import LoraLayer, attach_branches, check_low_rank, pattern_problems
 from sapwood.methods.parts import Method
 from sapwood.methods.places import ALL_LINEAR, Place, pattern
 
@@ -34,7 +34,8 @@ class Dora(Method):
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_low_rank("DoRA", rank=self.rank, alpha=self.alpha, dropout=self.dropout)
+        others = pattern_problems("DoRA", self.rank_pattern, self.alpha_pattern)
+        check_low_rank("DoRA", self.rank, self.alpha, self.dropout, others)
 
     def attach(self, net: Any, *, seed: int = 0) -> Any:
         """See `Method`."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from sapwood.errors import ConfigError
 from sapwood.methods.lora import freeze
 from sapwood.methods.parts import Method, Part
 from sapwood.methods.places import find
@@ -25,11 +26,16 @@ class Ia3(Method):
     targets: tuple[str, ...] = ("key", "value")
     inputs: tuple[str, ...] = ("ff-out",)
 
+    def __post_init__(self) -> None:
+        if not (self.targets or self.inputs):
+            raise ConfigError("E-CONFIG-020", "IA3 needs targets or inputs: nothing would train.")
+
     def attach(self, net: Any, *, seed: int = 0) -> Any:
         """See `Method`; nothing is random."""
         before = find(net, self.inputs, method="IA3") if self.inputs else []
         scaled = {place.path for place in before}
-        after = [p for p in find(net, self.targets, method="IA3") if p.path not in scaled]
+        wanted = find(net, self.targets, method="IA3") if self.targets else []
+        after = [place for place in wanted if place.path not in scaled]
         freeze(net)
         for place in (*after, *before):
             layer = net.get_submodule(place.outer)

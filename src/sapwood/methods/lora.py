@@ -7,7 +7,7 @@ begin: plain, PiSSA (arXiv 2404.02948) and EVA (arXiv 2410.07170).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from sapwood.errors import ConfigError
+from sapwood.methods.depth import within
 from sapwood.methods.low_rank import LowRank
 from sapwood.methods.parts import Method, parts
 from sapwood.methods.places import ALL_LINEAR, Place, find, pattern
@@ -32,7 +33,8 @@ class Lora(Method):
     `alpha_pattern`: other values for single module paths; `plus` >= 1: B learns so many times
     faster than A (LoRA+ recommends 16 for large nets); `start`: "plain" (B is zero), "pissa" (the
     principal part of the base's weight trains) or "eva" (A from the inputs, see
-    `start_from_inputs`). Whatever the start, the output does not change at first.
+    `start_from_inputs`). Whatever the start, the output does not change at first. `layers`: the
+    numbers of the blocks to train, from 0, all if empty; below the first nothing has a gradient.
     """
 
     name: ClassVar[str] = "lora"
@@ -45,16 +47,15 @@ class Lora(Method):
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     plus: float = 1.0
     start: str = "plain"
+    layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        check_low_rank("LoRA", rank=self.rank, alpha=self.alpha, dropout=self.dropout)
-        problems = []
+        others = pattern_problems("LoRA", self.rank_pattern, self.alpha_pattern)
         if self.plus < 1:
-            problems.append(f"LoRA's plus must be 1 or more, got {self.plus}.")
+            others.append(f"LoRA's plus must be 1 or more, got {self.plus}.")
         if self.start not in STARTS:
-            problems.append(f"LoRA's start must be one of {', '.join(STARTS)}, got '{self.start}'.")
-        if problems:
-            raise ConfigError("E-CONFIG-020", " ".join(problems))
+            others.append(f"LoRA's start must be one of {', '.join(STARTS)}, got '{self.start}'.")
+        check_low_rank("LoRA", self.rank, self.alpha, self.dropout, others)
 
     def attach(self, net: Any, *, seed: int = 0) -> Any:
         """Freeze `net`, wrap its target layers in place and return it.
@@ -73,11 +74,14 @@ class Lora(Method):
                 made.start_from_weight()
             return made
 
-        return attach_branches(net, self.targets, branch, method="LoRA", seed=seed)
+        return attach_branches(
+            net, self.targets, branch, method="LoRA", seed=seed, layers=self.layers
+        )
 
     def describe(self) -> str:
         """Return it in words for the report."""
         words = [f"lora r={self.rank}", *(["rslora"] if self.rslora else [])]
+        words += [f"{len(self.layers)} blocks"] if self.layers else []
         words += [self.start] if self.start != "plain" else []
         return ", ".join(words)
 
@@ -141,11 +145,22 @@ class LoraLayer(LowRank):
     def stored(self) -> dict[str, Tensor]:
         """Return the factors as a plain LoRA has them."""
         a, b = self.factors()
-        return {"lora_A.weight": a, "lora_B.weight": b}
+        return {**super().stored(), "lora_A.weight": a, "lora_B.weight": b}
 
 
-def check_low_rank(name: str, *, rank: int, alpha: float, dropout: float) -> None:
-    """Raise ConfigError (E-CONFIG-020) for values outside their ranges, all at once."""
+def pattern_problems(name: str, ranks: Mapping[str, int], alphas: Mapping[str, float]) -> list[str]:
+    """Return what is wrong with a rank pattern and an alpha pattern, a sentence each."""
+    wrong: list[tuple[str, str, str, float]] = [
+        (m, "rank", "1 or more", rank) for m, rank in ranks.items() if rank < 1
+    ]
+    wrong += [(m, "alpha", "above 0", alpha) for m, alpha in alphas.items() if alpha <= 0]
+    return [f"{name} {what} of {m} must be {limit}, got {got}." for m, what, limit, got in wrong]
+
+
+def check_low_rank(
+    name: str, rank: int, alpha: float, dropout: float, others: Sequence[str] = ()
+) -> None:
+    """Raise ConfigError (E-CONFIG-020) for values out of their ranges and `others`, all at once."""
     problems = []
     if rank < 1:
         problems.append(f"{name} rank must be 1 or more, got {rank}.")
@@ -153,6 +168,7 @@ def check_low_rank(name: str, *, rank: int, alpha: float, dropout: float) -> Non
         problems.append(f"{name} alpha must be above 0, got {alpha}.")
     if not 0 <= dropout < 1:
         problems.append(f"{name} dropout must be in [0, 1), got {dropout}.")
+    problems += others
     if problems:
         raise ConfigError("E-CONFIG-020", " ".join(problems))
 
@@ -164,19 +180,24 @@ def attach_branches(
     *,
     method: str,
     seed: int,
+    layers: Sequence[int] = (),
 ) -> Any:
     """Freeze the base of `net`, put a branch on each target and return the net.
 
-    Raises ConfigError: E-CONFIG-021 a target matches nothing, E-CONFIG-025 a layer has a branch
-    already, which would read its weight past this one.
+    `layers`: numbers of the blocks whose targets are meant, all if empty. Raises ConfigError:
+    E-CONFIG-021 a target or a number matches nothing, E-CONFIG-025 a layer has a branch already,
+    which would read its weight past this one, or its weight is trained itself.
     """
     found = find(net, targets, method=method)
+    if layers:
+        found = within(net, found, layers, method=method)
     taken = {path for path, part in parts(net) if isinstance(part, LowRank)}
-    both = [place.path for place in found if place.path in taken]
+    trained = {id(p) for _, part in parts(net) for p in part.trained().values()}
+    both = [p.path for p in found if p.path in taken or id(p.module.weight) in trained]
     if both:
         raise ConfigError(
             "E-CONFIG-025",
-            f"{len(both)} layers have a low-rank branch already.",
+            f"{len(both)} layers have a low-rank branch already, or their weights train.",
             details=both[:4],
             fix="give both methods different targets, or merge the first",
         )

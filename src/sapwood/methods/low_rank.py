@@ -16,6 +16,7 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from sapwood.launch import onednn_is_faster
+from sapwood.methods.gate import Gate
 from sapwood.methods.parts import Part
 
 
@@ -88,6 +89,7 @@ class LowRank(Part):
             (columns, rows) if self.transposed else (rows, columns)
         )
         self.rank, self.scale, self.dropout = rank, scale, dropout
+        self.branch_gate: Gate | None = None
 
     def extra_repr(self) -> str:
         """Return what changes the output besides the trained tensors."""
@@ -138,15 +140,29 @@ class LowRank(Part):
         if not self.active:
             return self.base_layer(x)  # type: ignore[no-any-return]
         seed = int(torch.randint(1 << 62, ())) if self.training and self.dropout else 0
+        if self.branch_gate is not None:
+            return self._gated(x, seed)
         a, b = self.factors()
         gain = self.gain()
         if torch.is_grad_enabled():
             return _Branch.apply(x, a, b, gain, self, seed)  # type: ignore[no-any-return,no-untyped-call]
         return self.compute(x, (a, b, gain), seed)[0]
 
+    def _gated(self, x: Tensor, seed: int) -> Tensor:
+        """Return the same with the gate on the branch; the input and rank numbers a token stay."""
+        assert self.branch_gate is not None
+        mask = self.dropped(x, seed)
+        a, b = (factor.to(x.dtype) for factor in self.factors())
+        inner = functional.linear(x if mask is None else x * mask, a)  # (..., rank)
+        inner = inner * self.branch_gate(x) * self.scale
+        out: Tensor = self.base_layer(x)
+        return out + functional.linear(inner, b)
+
     @torch.no_grad()
     def fold(self) -> dict[str, Tensor]:
         """Return the base weight with the branch added, float32, in the base's layout."""
+        if self.branch_gate is not None:  # what a gate lets through differs from token to token
+            return super().fold()
         a, b = self.factors()
         whole = self.out_by_in().float() + (b @ a) * self.scale
         gain = self.gain()

@@ -7,7 +7,7 @@ Parts of several methods may wrap one module: the later one is outside.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any, ClassVar, Protocol
@@ -69,6 +69,7 @@ class Part(nn.Module):
         super().__init__()
         self.base_layer = base_layer
         self.enabled = True
+        self.owner: Method | None = None  # where several methods act together: its own one
         self.merged_from: dict[str, Tensor] | None = None
         self.training = base_layer.training
 
@@ -137,6 +138,21 @@ class Part(nn.Module):
         owner = innermost(self.base_layer)
         found: Tensor = owner.get_parameter(name)
         return found
+
+
+class Guest(Part):
+    """A part that wraps nothing: it is a child of a module of the base, for what no wrapper can do.
+
+    Its path is that of the module and its own name there; `base_layer` is an empty stand-in.
+    """
+
+    def __init__(self, host: nn.Module) -> None:
+        super().__init__(nn.Identity().train(host.training))
+
+    def remove(self, net: Any, path: str) -> None:
+        """Leave the module it is a child of."""
+        host, _, name = path.rpartition(".")
+        delattr(net.get_submodule(host), name)
 
 
 def innermost(module: nn.Module) -> nn.Module:
@@ -221,11 +237,13 @@ def disabled(net: Any) -> Iterator[None]:
             part.enabled = enabled
 
 
-def detach(net: Any) -> Any:
-    """Remove every part; the net is the base it was, bit for bit."""
+def detach(net: Any, keep: Collection[Part] = ()) -> Any:
+    """Remove every part but those in `keep`; without any, the net is the base, bit for bit."""
+    kept = set(map(id, keep))
     for _, part in parts(net):  # the outer ones first: they folded into what inner ones had left
-        part.unmerge()
-    return _unwrapped(net)
+        if id(part) not in kept:
+            part.unmerge()
+    return _unwrapped(net, kept)
 
 
 def merge(net: Any) -> Any:
@@ -245,7 +263,8 @@ def merge(net: Any) -> Any:
     return _unwrapped(net)
 
 
-def _unwrapped(net: Any) -> Any:
+def _unwrapped(net: Any, kept: Collection[int] = ()) -> Any:
     for path, part in reversed([(p, m) for p, m in net.named_modules() if isinstance(m, Part)]):
-        part.remove(net, path)
+        if id(part) not in kept:
+            part.remove(net, path)
     return net

@@ -14,7 +14,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from sapwood.errors import ConfigError
-from sapwood.methods.parts import INSIDE, Part
+from sapwood.methods.parts import INSIDE, Guest, Part
 from sapwood.registry import did_you_mean
 
 ALL_LINEAR = "all-linear"
@@ -41,9 +41,10 @@ _KINDS: dict[str, Mapping[str, str]] = {
         "block": r"layer\.\d+",
     },
     "t5": {
-        "query": r"Attention\.q", "key": r"Attention\.k", "value": r"Attention\.v",
-        "attention-out": r"Attention\.o", "ff-in": r"DenseReluDense\.wi(_[01])?",
-        "ff-out": r"DenseReluDense\.wo", "block": r"block\.\d+",
+        "query": r"(Self|EncDec)Attention\.q", "key": r"(Self|EncDec)Attention\.k",
+        "value": r"(Self|EncDec)Attention\.v", "attention-out": r"(Self|EncDec)Attention\.o",
+        "ff-in": r"DenseReluDense\.wi(_[01])?", "ff-out": r"DenseReluDense\.wo",
+        "block": r"block\.\d+",
     },
     "xlnet": {"ff-in": r"ff\.layer_1", "ff-out": r"ff\.layer_2", "block": r"layer\.\d+"},
 }  # fmt: skip
@@ -78,6 +79,8 @@ def _walk(module: Any, path: str, inner: str, outer: str, seen: set[int]) -> Ite
     if id(module) in seen:  # a module that sits in two places is one
         return
     seen.add(id(module))
+    if isinstance(module, Guest):
+        return
     if isinstance(module, Part):
         yield from _walk(module.base_layer, path, f"{inner}.{INSIDE}", outer, seen)
         return
@@ -128,6 +131,8 @@ def find(net: Any, targets: Sequence[str], *, method: str, kinds: Any = LINEAR) 
     missing = []
     what = "linear layer" if kinds is LINEAR else "layer"
     names = sorted({place.name for place in usable})
+    if not targets:
+        missing.append("none are given")
     for target in targets:
         if target == ALL_LINEAR:
             matched = [p for p in usable if p.module is not head and not unread(p)]

@@ -1,8 +1,8 @@
-"""Prefixes: keys and values of every layer for positions before the first token of a prompt.
+"""Prefixes as an adaptation keeps them: keys and values of every layer before a prompt's tokens.
 
-Prefix-Tuning (Li & Liang 2021, arXiv 2101.00190) without its reparameterisation. A trained prefix
-and an encoded context are one thing, so either becomes the other; it is kept in PEFT's
-PREFIX_TUNING layout: adapter_config.json and one tensor, `prompt_embeddings`.
+A prefix that was trained (see `prefix_tuning`) and an encoded context are one thing, so either
+becomes the other; it is kept in PEFT's PREFIX_TUNING layout: adapter_config.json and one tensor,
+`prompt_embeddings`.
 """
 
 from __future__ import annotations
@@ -11,17 +11,36 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sapwood.errors import ModelError
+from sapwood.errors import ConfigError, ModelError
+from sapwood.methods.keys_values import (
+    PEFT_NAME,
+    KeysValues,
+    check_fits,
+    check_peft_config,
+    expected_shape,
+    from_peft_tensors,
+    peft_config,
+    split_layers,
+    stack_layers,
+)
 from sapwood.methods.peft_folder import CONFIG, TENSORS, read_tensors
 
-KeysValues = tuple[Tensor, Tensor]  # each (1, key heads, tokens, head size)
-_NAME = "prompt_embeddings"
+__all__ = [
+    "KeysValues",
+    "StoredPrefix",
+    "check_fits",
+    "expected_shape",
+    "read_prefix",
+    "split_layers",
+    "stack_layers",
+    "to_stored",
+    "write_prefix",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,45 +72,24 @@ class StoredPrefix:
         return split_layers(self.tensor, dtype, device)
 
 
-def split_layers(
-    tensor: Tensor, dtype: torch.dtype, device: torch.device
-) -> tuple[KeysValues, ...]:
-    """Return a stored tensor as one pair of keys and values a layer; gradients flow back to it."""
-    moved = tensor.to(device=device, dtype=dtype)
-    parts = moved.permute(1, 2, 0, 3).contiguous()[:, None]  # (2 layers, 1, heads, tokens, size)
-    return tuple((parts[n], parts[n + 1]) for n in range(0, len(parts), 2))
+def to_stored(
+    layers: Sequence[KeysValues], *, origin: str, positions: Tensor | None = None
+) -> StoredPrefix:
+    """Return what the rows of a trained net follow as the prefix that its adaptation keeps.
 
-
-def stack_layers(layers: Sequence[KeysValues]) -> Tensor:
-    """Return keys and values of all layers as one tensor; `split_layers` takes it apart again."""
-    pairs = [part[0] for pair in layers for part in pair]  # each (heads, tokens, size)
-    return torch.stack(pairs).permute(2, 0, 1, 3).contiguous()
-
-
-def expected_shape(config: Any) -> tuple[int, int, int]:
-    """Return (2 x layers, key heads, head size) of the prefixes that fit a net's configuration."""
-    heads = config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return 2 * config.num_hidden_layers, getattr(config, "num_key_value_heads", None) or heads, size
-
-
-def check_fits(tensor: Tensor, config: Any) -> None:
-    """Raise ModelError (E-MODEL-027) when a prefix was made for a net of another shape."""
-    found, wanted = tuple(tensor.shape[1:]), expected_shape(config)
-    if found != wanted:
-        raise ModelError(
-            "E-MODEL-027",
-            "The prefix does not fit this base.",
-            details=[
-                f"{name}: the prefix has {there}, the base has {here}"
-                for name, there, here in zip(
-                    ("keys and values of layers", "key heads", "head size"),
-                    found, wanted, strict=True,
-                )
-                if there != here
-            ],
-            fix="load it with the base it was made for",
-        )  # fmt: skip
+    `layers`, `positions`: those of `models.decoder.behind`, which joins an encoded context and the
+    trained prefix after it: both are stored, as they are, in the base's number format. Raises
+    ConfigError (E-CONFIG-029) for a context encoded in blocks, whose tokens share positions.
+    """
+    if positions is not None:
+        raise ConfigError(
+            "E-CONFIG-029",
+            "A prefix trained behind a context that is encoded in blocks cannot be stored: rows "
+            "would not begin where it ends.",
+            fix="encode the context whole (exact)",
+        )
+    tensor = stack_layers([(key.detach(), value.detach()) for key, value in layers])
+    return StoredPrefix(tensor=tensor.cpu(), origin=origin, trained=True)
 
 
 def write_prefix(tensor: Tensor, folder: Path, *, base: str) -> None:
@@ -100,22 +98,9 @@ def write_prefix(tensor: Tensor, folder: Path, *, base: str) -> None:
     `base`: the name PEFT should show. The number format of `tensor` is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tokens, parts, heads, size = tensor.shape
-    config = {
-        "peft_type": "PREFIX_TUNING",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "inference_mode": True,
-        "num_virtual_tokens": tokens,
-        "token_dim": heads * size,
-        "num_transformer_submodules": 1,
-        "num_attention_heads": heads,
-        "num_layers": parts // 2,
-        "encoder_hidden_size": heads * size,
-        "prefix_projection": False,
-    }
+    config = {**peft_config(tensor, task="CAUSAL_LM"), "base_model_name_or_path": base}
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    stored = {_NAME: tensor.detach().cpu().reshape(tokens, -1).contiguous()}
+    stored = {PEFT_NAME: tensor.detach().cpu().reshape(len(tensor), -1).contiguous()}
     save_file(stored, folder / TENSORS, metadata={"format": "pt"})
 
 
@@ -133,30 +118,5 @@ def read_prefix(folder: Path) -> Tensor:
         raise ModelError("E-MODEL-020", f"{path} is missing: this is no PEFT adapter.") from None
     except ValueError as error:
         raise ModelError("E-MODEL-021", f"{path} is not valid JSON: {error}.") from None
-    problems = []
-    if config.get("peft_type") != "PREFIX_TUNING":
-        problems.append(f"peft_type is {config.get('peft_type')!r}, not PREFIX_TUNING")
-    names = ("num_virtual_tokens", "num_layers", "num_attention_heads", "token_dim")
-    problems += [
-        f"{name} is {config.get(name)!r}, not a size"
-        for name in names
-        if not isinstance(config.get(name), int) or config[name] < 1
-    ]
-    if config.get("num_transformer_submodules", 1) not in (1, None):
-        problems.append("it is for an encoder and a decoder; Sapwood reads decoders")
-    if problems:
-        raise ModelError("E-MODEL-022", f"{path} cannot be loaded exactly.", details=problems)
-    tokens, layers, heads, width = (config[name] for name in names)
-    tensors = read_tensors(folder / TENSORS)
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if found != {_NAME: (tokens, 2 * layers * width)} or width % heads:
-        raise ModelError(
-            "E-MODEL-028",
-            f"{folder / TENSORS} is not the prefix that {CONFIG} describes.",
-            details=[
-                f"expected {_NAME} of shape {(tokens, 2 * layers * width)}, {heads} heads",
-                *(f"found {name} of shape {shape}" for name, shape in list(found.items())[:4]),
-            ],
-            fix="copy the whole folder again",
-        )
-    return tensors[_NAME].view(tokens, 2 * layers, heads, width // heads)
+    check_peft_config(config, str(path))
+    return from_peft_tensors(config, read_tensors(folder / TENSORS), str(folder / TENSORS))

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from sapwood.errors import ConfigError
 from sapwood.methods.lora import attach_branches, check_low_rank
 from sapwood.methods.low_rank import LowRank
 from sapwood.methods.parts import Method
@@ -33,9 +32,8 @@ class Vera(Method):
     projection_seed: int = 0
 
     def __post_init__(self) -> None:
-        check_low_rank("VeRA", rank=self.rank, alpha=1.0, dropout=self.dropout)
-        if not self.start:
-            raise ConfigError("E-CONFIG-020", "VeRA's start must not be 0: nothing would train.")
+        others = [] if self.start else ["VeRA's start must not be 0: nothing would train."]
+        check_low_rank("VeRA", self.rank, 1.0, self.dropout, others)
 
     def attach(self, net: Any, *, seed: int = 0) -> Any:
         """See `Method`."""

@@ -22,11 +22,18 @@ from sapwood.models.labels import LabelHead
 from sapwood.models.layout import Pack, Row, build_pack, split_by_budget
 from sapwood.models.padded import padded_hidden
 from sapwood.models.past import KeysValues
-from sapwood.models.prefixes import NO_PREFIX, Prefix, PrefixCache, grown
+from sapwood.models.prefixes import (
+    NO_PREFIX,
+    Prefix,
+    PrefixCache,
+    grown,
+    joined,
+    trained_prefix,
+)
 from sapwood.models.stored import ContextStore
 from sapwood.models.trie import LabelTrie
 
-__all__ = ["NO_PREFIX", "PACKED", "Captured", "Decoder", "Prefix", "why_padded"]
+__all__ = ["NO_PREFIX", "PACKED", "Captured", "Decoder", "Prefix", "behind", "why_padded"]
 
 PACKED = ("llama", "qwen2", "qwen3", "gemma3_text", "gpt2", "mistral")
 
@@ -125,12 +132,11 @@ class Decoder:
     def capture(
         self, rows: Sequence[Row], prefix: Prefix = NO_PREFIX, *, budget: int = PACK_TOKENS
     ) -> Iterator[Captured]:
-        """Yield the rows' keys and values, and their wanted states, a pack at a time."""
+        """Yield keys and values and wanted states of rows that follow `prefix` as it is."""
         for part in split_by_budget([len(row.ids) for row in rows], budget):
             pack = build_pack([rows[n] for n in part], **prefix.seat, device=self.device)
             layers: list[KeysValues] = []
-            pack = replace(pack, layout=replace(pack.layout, capture=layers))
-            states = self.run(pack)
+            states = self.run(replace(pack, layout=replace(pack.layout, capture=layers)))
             yield Captured(numbers=tuple(part), starts=pack.starts, layers=layers, states=states)
 
     def run(self, pack: Pack) -> Tensor:
@@ -151,6 +157,7 @@ class Decoder:
         self, rows: Sequence[Row], prefix: Prefix = NO_PREFIX, *, budget: int = PACK_TOKENS
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (row numbers (wanted,), hidden states (wanted, hidden)) a pack at a time."""
+        prefix = behind(self, prefix)
         self.check_length([len(row.ids) for row in rows], prefix.next_position)
         if self.why_padded:
             yield from padded_hidden(self.net, rows, prefix.ids, budget)
@@ -199,6 +206,21 @@ class Decoder:
             part = head.scores(states.view(-1, nodes, states.shape[-1]), normalise)
             scores[numbers] = part.double().cpu().numpy()
         return scores
+
+
+def behind(decoder: Decoder, prefix: Prefix) -> Prefix:
+    """Return what rows follow: an encoded context, then the trained prefix of the net, if any.
+
+    Gradients reach the trained prefix. The context's own encoding never sees it. Raises ModelError
+    (E-MODEL-031) when the base cannot be packed.
+    """
+    if decoder.why_padded and trained_prefix(decoder.net) is not None:
+        raise ModelError(
+            "E-MODEL-031",
+            f"This base cannot follow a trained prefix: {decoder.why_padded}.",
+            fix="train a prompt instead (method 'prompt')",
+        )
+    return joined(decoder.net, prefix)
 
 
 def _prefilled(decoder: Decoder, ids: tuple[int, ...], known: Prefix) -> Prefix:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sapwood.errors import ConfigError, ModelError
 from sapwood.interfaces import Floats
 from sapwood.models import attention
 from sapwood.models.layout import Row, build_pack, split_by_budget
+from sapwood.models.prefixes import NO_PREFIX, joined, trained_prefix, virtual_tokens
+from sapwood.registry import did_you_mean
 
 PACKED = ("bert",)
+POOLINGS = ("mean", "first")
+PACK_TOKENS = 2048
 
 
 class Encoder:
-    """A bidirectional encoder that turns texts into one vector each (mean over tokens)."""
+    """A bidirectional encoder: a state for each token of a text, or one vector for all of them.
+
+    `net`: a transformers encoder on its device, weights frozen (methods may be attached).
+    """
 
     def __init__(self, net: Any) -> None:
         self.net = net
@@ -26,40 +34,98 @@ class Encoder:
             attention.register()
             net.set_attn_implementation(attention.NAME)
 
-    def states(self, rows: Sequence[Sequence[int]], *, budget: int = 2048) -> list[Tensor]:
-        """Return each row's last hidden states, (length, hidden), in the order given."""
-        found: dict[int, Tensor] = {}
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the weights."""
+        return self.net.device  # type: ignore[no-any-return]
+
+    def check_length(self, rows: Sequence[Sequence[int]]) -> None:
+        """Raise ModelError (E-MODEL-030) when a row is longer than the base reads."""
+        limit = getattr(self.net.config, "max_position_embeddings", None) or 1 << 62
+        before = len(virtual_tokens(self.net))
+        if (prefix := trained_prefix(self.net)) is not None:
+            before += prefix.tokens
+        if (longest := before + max(map(len, rows), default=0)) > limit:
+            raise ModelError(
+                "E-MODEL-030",
+                f"A text has {longest:,} tokens; this base reads at most {limit:,}.",
+                fix="shorter texts, or a base that reads more",
+            )
+
+    def packs(
+        self, rows: Sequence[Sequence[int]], *, budget: int = PACK_TOKENS, gradient: bool = False
+    ) -> Iterator[tuple[list[int], list[Tensor]]]:
+        """Yield (row numbers, the last hidden states of each, (length, hidden)) a pack at a time.
+
+        `rows`: token ids; `budget`: tokens a pack; `gradient`: whether the graph is kept for a
+        backward pass.
+        """
         for part in split_by_budget([len(ids) for ids in rows], budget):
-            if self.packed:
-                chosen = [Row(ids=rows[n], wanted=range(len(rows[n]))) for n in part]
-                pack = build_pack(chosen, causal=False, device=self.net.device)
-                out = self.net(
-                    input_ids=pack.ids,
-                    attention_mask=torch.zeros(1, 1, 1, 1, dtype=self.net.dtype).to(
-                        self.net.device
-                    ),
-                    token_type_ids=torch.zeros_like(pack.ids),
-                    position_ids=pack.layout.positions[None],
-                    pack=pack.layout,
-                ).last_hidden_state[0, pack.wanted]
-                pieces = out.split([len(rows[n]) for n in part])
-                found.update(zip(part, pieces, strict=True))
-            else:
-                found.update(self._padded(rows, part))
+            with torch.set_grad_enabled(gradient):  # not around the yield: that is the caller's
+                states = self._run([rows[n] for n in part])
+            yield part, states
+
+    def _run(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Return the states of rows that run together.
+
+        The one place where rows get what stands before them: token ids go in front of `ids` (and
+        their states are cut off below), keys and values into `build_pack`.
+        """
+        before = virtual_tokens(self.net)
+        rows = [[*before, *ids] for ids in rows]
+        if not self.packed:
+            return [states[len(before) :] for states in self._padded(rows)]
+        laid = [Row(ids=ids, wanted=range(len(before), len(ids))) for ids in rows]
+        prefix = joined(self.net, NO_PREFIX)
+        pack = build_pack(laid, causal=False, device=self.device, **prefix.seat)
+        states = self.net(
+            input_ids=pack.ids,
+            attention_mask=torch.zeros(1, 1, 1, 1, dtype=self.net.dtype, device=self.device),
+            token_type_ids=torch.zeros_like(pack.ids),
+            position_ids=pack.layout.positions[None],
+            pack=pack.layout,
+        ).last_hidden_state[0, pack.wanted]
+        return list(states.split([len(row.wanted) for row in laid]))
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
+        ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for place, row in enumerate(rows):
+            ids[place, : len(row)] = torch.tensor(row)
+            mask[place, : len(row)] = 1
+        given = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
+        out = self.net(**given).last_hidden_state
+        return [out[place, : len(row)] for place, row in enumerate(rows)]
+
+    def states(
+        self, rows: Sequence[Sequence[int]], *, budget: int = PACK_TOKENS, gradient: bool = False
+    ) -> list[Tensor]:
+        """Return each row's last hidden states, (length, hidden), in the order given; see packs."""
+        found: dict[int, Tensor] = {}
+        for part, states in self.packs(rows, budget=budget, gradient=gradient):
+            found.update(zip(part, states, strict=True))
         return [found[n] for n in range(len(rows))]
 
-    def _padded(self, rows: Sequence[Sequence[int]], part: Sequence[int]) -> dict[int, Tensor]:
-        width = max(len(rows[n]) for n in part)
-        ids = torch.zeros(len(part), width, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for place, n in enumerate(part):
-            ids[place, : len(rows[n])] = torch.tensor(rows[n])
-            mask[place, : len(rows[n])] = 1
-        device = self.net.device
-        out = self.net(input_ids=ids.to(device), attention_mask=mask.to(device)).last_hidden_state
-        return {n: out[place, : len(rows[n])] for place, n in enumerate(part)}
+    def features(self, rows: Sequence[Sequence[int]], pooling: str = "mean") -> Floats:
+        """Return one vector a row, (rows, hidden), float32; see `pooled`."""
+        out = np.zeros((len(rows), self.net.config.hidden_size), dtype=np.float32)
+        for part, states in self.packs(rows):
+            out[part] = pooled(states, pooling).cpu().numpy()
+        return out
 
-    @torch.no_grad()
-    def features(self, rows: Sequence[Sequence[int]]) -> Floats:
-        """Return the mean hidden state of each row, (rows, hidden), float32."""
-        return np.stack([s.float().mean(0).cpu().numpy() for s in self.states(rows)])
+
+def pooled(states: Sequence[Tensor], pooling: str = "mean") -> Tensor:
+    """Return one vector for the states of each row, (rows, hidden), float32.
+
+    `pooling`: "mean" over the tokens, or the "first" token's state, where BERT has its [CLS].
+    Raises ConfigError (E-CONFIG-001) for another.
+    """
+    if pooling == "mean":
+        return torch.stack([row.float().mean(0) for row in states])
+    if pooling == "first":
+        return torch.stack([row[0].float() for row in states])
+    raise ConfigError(
+        "E-CONFIG-001",
+        f"Unknown pooling '{pooling}'.{did_you_mean(pooling, POOLINGS)}",
+        fix=f"use one of: {', '.join(POOLINGS)}",
+    )

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sapwood.errors import ConfigError
-from sapwood.models.decoder import NO_PREFIX, Decoder, Prefix
+from sapwood.models.decoder import NO_PREFIX, Decoder, Prefix, behind
 from sapwood.models.labels import _capped
 from sapwood.models.layout import Layout, Pack, Row
 from sapwood.models.past import Past
@@ -118,6 +118,8 @@ def generate(
     answer together are longer than the base reads.
     """
     assert all(len(prompt) for prompt in prompts), "a prompt needs at least one token"
+    with torch.no_grad():
+        prefix = behind(decoder, prefix)
     decoder.check_length([len(p) + sampling.tokens for p in prompts], prefix.next_position)
     found: list[list[Completion]] = [[] for _ in prompts]
     if decoder.why_padded:
@@ -138,6 +140,8 @@ def stream(
     However it ends, the decoder remembers what was encoded, so that a longer prompt with the same
     beginning runs only what is new. Bases that cannot be packed yield everything at the end.
     """
+    with torch.no_grad():
+        prefix = behind(decoder, prefix)
     decoder.check_length([len(prompt) + sampling.tokens], prefix.next_position)
     if decoder.why_padded:
         yield from _plain(decoder, [*prefix.ids, *prompt], sampling, 0)[0].ids

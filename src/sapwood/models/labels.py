@@ -21,8 +21,9 @@ _SUM_ROWS, _SUM_WORDS = 512, 4096
 class LabelHead:
     """The rows of a net's head that some label's words use, in float32.
 
-    Logits of the few tokens that count are computed exactly; only the normaliser over the whole
-    vocabulary, where one is asked for, runs in the net's own number format.
+    They are copied once, or taken at each call from a head that trains. Logits of the few tokens
+    that count are computed exactly; only the normaliser over the whole vocabulary, where one is
+    asked for, runs in the net's own number format.
     """
 
     def __init__(self, net: Any, trie: LabelTrie) -> None:
@@ -30,10 +31,8 @@ class LabelHead:
         known = sorted({token for path in trie.paths for _, token in path})
         self._place = {token: n for n, token in enumerate(known)}
         head = net.get_output_embeddings()
-        chosen = torch.tensor(known, device=head.weight.device)
-        bias = getattr(head, "bias", None)
-        self._weight = head.weight[chosen].float()
-        self._bias = None if bias is None else bias[chosen].float()
+        self._known = torch.tensor(known, device=head.weight.device)
+        self._copied = None if head.weight.requires_grad else self._rows()
         allowed = torch.zeros(len(trie.tokens), len(known), dtype=torch.bool)
         for node, tokens in enumerate(trie.children):
             allowed[node, [self._place[token] for token in tokens]] = True
@@ -67,7 +66,14 @@ class LabelHead:
         return functional.cross_entropy(logits, wanted, reduction="sum")
 
     def _logits(self, states: Tensor) -> Tensor:
-        return _capped(functional.linear(states.float(), self._weight, self._bias), self.net)
+        weight, bias = self._copied or self._rows()
+        return _capped(functional.linear(states.float(), weight, bias), self.net)
+
+    def _rows(self) -> tuple[Tensor, Tensor | None]:
+        head = self.net.get_output_embeddings()
+        bias = getattr(head, "bias", None)
+        chosen = None if bias is None else bias[self._known].float()
+        return head.weight[self._known].float(), chosen
 
 
 def vocabulary_log_sum(net: Any, states: Tensor) -> Tensor:

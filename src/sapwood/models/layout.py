@@ -82,7 +82,8 @@ class Pack:
 
     `wanted`: (wanted,) positions in the pack; `owners`: for each the number of its row in the
     caller's order; rows keep the order of their `wanted`. `starts`: where each row begins, in the
-    caller's order.
+    caller's order. `rows`: (tokens,), the number of each token's row in the caller's order, -1 for
+    the shared prefix; None where nobody asks.
     """
 
     ids: Tensor
@@ -90,6 +91,7 @@ class Pack:
     wanted: Tensor
     owners: Tensor
     starts: tuple[int, ...] = ()
+    rows: Tensor | None = None
 
 
 def split_by_budget(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -173,6 +175,7 @@ def build_pack(
         starts.append(len(ids))
         ids.extend(row.ids)
         positions.extend(offset + depth for depth in row.depths())
+    rows_of = [-1] * len(shared) + [n for n in order for _ in rows[n].ids]
     groups = [_group([Row(ids=shared)], [0], causal)] if shared else []
     if rows:
         for part in _grouped([len(row.ids) for row in ordered]):
@@ -200,4 +203,5 @@ def build_pack(
         wanted=torch.tensor(wanted, dtype=torch.long, device=device),
         owners=torch.tensor(owners, dtype=torch.long, device=device),
         starts=tuple(where[n] for n in range(len(rows))),
+        rows=torch.tensor(rows_of, device=device),
     )

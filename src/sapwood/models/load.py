@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sapwood.errors import ModelError, ResourceError
-from sapwood.launch import Runtime
+from sapwood.launch import Runtime, give_back_memory
 from sapwood.models.silence import silence
 from sapwood.models.store import BASES, MANIFEST, pull, pull_gguf
 from sapwood.models.weights import read_tensors, weights_hash
@@ -45,7 +45,8 @@ class BaseFiles:
 class Base:
     """A frozen base in memory: `net` in evaluation mode on the runtime's device, no gradients.
 
-    `sha256` identifies the weights (see weights_hash); `max_length` is in tokens.
+    `sha256` identifies the weights (see weights_hash), and the format they are kept in where that
+    is not the runtime's number format; `max_length` is in tokens.
     """
 
     name: str
@@ -86,6 +87,8 @@ def resolve_base(name: str, *, trust_remote_code: str = "") -> BaseFiles:
 def load_base(name: str, runtime: Runtime, *, trust_remote_code: str = "") -> Base:
     """Load a base frozen, in evaluation mode, on the runtime's device and in its number format.
 
+    A decoder's matrices are packed if the runtime says so (see quantised.py).
+
     Nothing in a checkpoint is executed unless `trust_remote_code` is exactly `name`. Raises what
     `resolve_base` raises, and ModelError (E-MODEL-008) when weights and config do not belong
     together.
@@ -117,13 +120,20 @@ def load_base(name: str, runtime: Runtime, *, trust_remote_code: str = "") -> Ba
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
     net.requires_grad_(False)
+    net, sha256 = net.to(runtime.device).eval(), weights_hash(files.folder)
+    if runtime.weights != "full" and files.kind == "decoder":
+        from sapwood.models.quantised import format_hash, quantise
+
+        quantise(net, runtime.weights)
+        sha256 = format_hash(sha256, runtime.weights)
+        give_back_memory()
     return Base(
         name=name,
         folder=files.folder,
-        net=net.to(runtime.device).eval(),
+        net=net,
         tokenizer=tokenizer,
         kind=files.kind,
-        sha256=weights_hash(files.folder),
+        sha256=sha256,
         licence=files.licence,
         runtime=runtime,
         model_type=str(net.config.model_type),

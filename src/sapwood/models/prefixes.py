@@ -1,4 +1,7 @@
-"""Encoded prefixes: what they hold, and the cache of those in memory, by the content of tokens."""
+"""Encoded prefixes: what they hold, and the cache of those in memory, by the content of tokens.
+
+With what methods hang on a net for rows to follow: a trained prefix, and virtual tokens.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sapwood.interfaces import Integers
@@ -54,6 +58,50 @@ class Prefix:
 
 
 NO_PREFIX = Prefix()
+
+
+def trained_prefix(net: Any) -> Any:
+    """Return the trained prefix that hangs on a net and acts, or None.
+
+    It has `tokens`, and `layers(net, start)`: keys and values at positions from `start` on, with
+    gradients (see methods/prefix_tuning.py).
+    """
+    found = getattr(net, "trained_prefix", None)
+    return found if found is not None and found.active else None
+
+
+def virtual_tokens(net: Any) -> tuple[int, ...]:
+    """Return the ids of a net's trained virtual tokens, where they act (see methods/prompt.py)."""
+    found = getattr(net, "virtual_tokens", None)
+    return tuple(found.ids) if found is not None and found.active else ()
+
+
+def joined(net: Any, prefix: Prefix) -> Prefix:
+    """Return what rows follow: `prefix`, then the net's trained prefix if it has one.
+
+    The result is nobody's encoding of tokens: it is never cut, and never remembered.
+    """
+    trained = trained_prefix(net)
+    if trained is None:
+        return prefix
+    start, length = prefix.next_position, trained.tokens
+    own = trained.layers(net, start)
+    if prefix.layers:
+        own = tuple(
+            (torch.cat((before[0], key), dim=2), torch.cat((before[1], value), dim=2))
+            for before, (key, value) in zip(prefix.layers, own, strict=True)
+        )
+    positions = prefix.positions
+    if positions is not None:
+        more = torch.arange(start, start + length, device=positions.device)
+        positions = torch.cat((positions, more))
+    return Prefix(
+        ids=(*prefix.ids, *(0,) * length),
+        layers=own,
+        exact=False,
+        positions=positions,
+        start=start + length,
+    )
 
 
 class PrefixCache:

@@ -9,6 +9,7 @@ of them share.
 majority   nothing: how common the labels are
 tf-idf     texts: word and character n-grams
 probe      features (rows, width): logistic regression
+head       features of an encoder: a linear map trained with it; starts as the probe
 knn        features, or label scores: the nearest training rows
 verbalizer label scores of a language model, direct or through the noisy channel
 """
@@ -17,6 +18,7 @@ READOUTS = {
     "majority": "sapwood.readouts.majority:Majority",
     "tf-idf": "sapwood.readouts.tfidf:TfIdf",
     "probe": "sapwood.readouts.probe:Probe",
+    "head": "sapwood.readouts.head:Head",
     "knn": "sapwood.readouts.knn:NearestNeighbours",
     "verbalizer": "sapwood.readouts.verbalizer:Verbalizer",
 }

@@ -7,11 +7,12 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from sapwood.errors import ConfigError, ModelError
+from sapwood.errors import ConfigError
 from sapwood.evaluation import Bases
 from sapwood.files import told, write_json
 from sapwood.interfaces import Event
 from sapwood.launch import Runtime
+from sapwood.search.encoders import check_wanted
 from sapwood.search.evidence import build_report, choose, hand_over, predictions, read_test
 from sapwood.search.job import Job, Material, fingerprint, read_material
 from sapwood.search.ladder import climb
@@ -33,19 +34,15 @@ def adapt(
     folder = _prepared(job.out)
     bases = Bases(runtime, trust_remote_code=trust_remote_code)
     base = bases.get(job.model)
-    if base.kind != "decoder":
-        raise ModelError(
-            "E-MODEL-052",
-            f"--model must be a decoder; '{job.model}' is an encoder.",
-            fix=f"pass it as --encoder {job.model} beside a decoder such as smollm2-135m",
-        )
+    if base.kind == "encoder":
+        check_wanted(job)
     yield Event(kind="note", note=f"base {base.name}: {runtime.describe()}")
     hashes = {name: bases.get(name).sha256 for name in (job.model, job.encoder) if name}
     bench = Workbench(job, material, bases, folder)
     if bench.facts is not None:
         hashes["facts"] = bench.facts.settings.sha256
     _same_run(folder, fingerprint(job, material, hashes), job)
-    why = bases.decoder(job.model).why_padded
+    why = bases.decoder(job.model).why_padded if base.kind == "decoder" else ""
     if why:
         yield Event(kind="note", note=f"prompts are padded, not packed: {why}")
     yield from climb(bench)

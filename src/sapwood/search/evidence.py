@@ -113,7 +113,7 @@ def _predict(
     bench: Workbench, name: str, rows: Sequence[Example]
 ) -> Generator[Event, None, tuple[Floats, float, int]]:
     parts, texts = [], [e.text for e in rows]
-    bench.bases.decoder(bench.job.model).forget()  # a rerun must read the same
+    bench.bases.forget()  # a rerun must read the same
     with Predictor(bench.finished[name], bench.bases) as predictor:
         predictor.probabilities(texts[:1])  # encodes the context, which all queries share
         predictor.tokens, started = 0, time.perf_counter()

@@ -20,16 +20,18 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
 class Tuning:
     """How candidates train. `epochs` None: as many as the budget allows, at most 3.
 
-    `scope`: whether LoRA under a context also acts on the context ("all") or on the query only
-    ("suffix": the context is encoded once by the plain base).
+    `learning_rate`, `rank` None: what suits the method. `scope`: whether a method under a context
+    also acts on the context ("all") or on the query only ("suffix": the context is encoded once by
+    the plain base). `checkpointing`: see `training.Lean`.
     """
 
     epochs: float | None = None
-    learning_rate: float = 5e-4
-    rank: int = 8
+    learning_rate: float | None = None
+    rank: int | None = None
     dropout: float = 0.0
     batch_size: int = 16
     scope: str = "suffix"
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if self.scope not in ("all", "suffix"):
@@ -95,6 +97,24 @@ class Job:
     def wants(self, family: str) -> bool:
         """Return whether candidates of `family` are to be tried."""
         return not self.only or family in self.only
+
+
+# Every family of candidates besides the methods that are trained, which are named by what
+# `methods.together.parse` reads, "+context" behind it for training under demonstrations.
+FAMILIES = (
+    "majority", "tf-idf", "zero-shot", "few-shot", "channel", "knn", "probe", "compressed",
+    "encoder-lora", "head",
+)  # fmt: skip
+CONTEXT = "+context"
+
+
+def trained_families(only: tuple[str, ...]) -> list[str]:
+    """Return those of `only` that name methods to train.
+
+    >>> trained_families(("tf-idf", "lora(rank=4)+ia3"))
+    ['lora(rank=4)+ia3']
+    """
+    return [family for family in only if family not in FAMILIES]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from sapwood.evaluation import Predictor
 from sapwood.files import new_folder, write_json
 from sapwood.interfaces import Event, Floats
 from sapwood.metrics import bootstrap_interval
-from sapwood.search import plain, prefixed, prompting, tuning
+from sapwood.search import encoders, plain, prefixed, prompting, tuning
 from sapwood.search.contexts import Prompt
+from sapwood.search.job import CONTEXT, trained_families
 from sapwood.search.memory import peak_bytes, reset_peak
 from sapwood.search.workbench import Made, Making, Stopped, Workbench
 
+TRAINED = ("lora", "lora+context")  # on a decoder, when nothing was asked for
 SHOTS = (4, 16)
 MANY_SHOTS = 64
 NEAREST_SHOTS = 8
@@ -43,18 +45,28 @@ class Candidate:
 def ladder(bench: Workbench) -> list[Candidate]:
     """Return the candidates this job wants, in the order they are tried: the cheap ones first."""
     job = bench.job
+    if bench.bases.get(job.model).kind == "encoder":
+        return [c for c in _on_encoder(bench) if job.wants(c.family)]
     found = [
         entry("majority", plain.of_texts, readout="majority"),
         entry("tf-idf", plain.of_texts, readout="tf-idf"),
         entry("zero-shot", prompting.prompted, prompt=Prompt()),
         *_features(bench),
         *(_fixed(bench) if job.prompting.fixed else _prompts(bench)),
-        entry("prefix", prefixed.compressed),
-        entry("lora", tuning.tuned, under_context=False),
-        entry("lora+context", tuning.tuned, under_context=True),
+        *_encoder_beside(bench),
+        entry("compressed", prefixed.compressed),
+        *_trained(trained_families(job.only) if job.only else TRAINED),
     ]
-    needed = {"few-shot"} if {"lora+context", "prefix"} & set(job.only) else set()
+    prompts = [f for f in job.only if f.endswith(CONTEXT) or f == "compressed"]
+    needed = {"few-shot"} if prompts else set()
     return [c for c in found if job.wants(c.family) or c.family in needed]
+
+
+def _trained(families: Sequence[str]) -> Iterator[Candidate]:
+    """Yield what trains a method on the base, under its name."""
+    for family in families:
+        method = family.removesuffix(CONTEXT)
+        yield entry(family, tuning.tuned, method=method, under_context=method != family)
 
 
 def entry(family: str, make: Any, name: str = "", **settings: Any) -> Candidate:
@@ -71,6 +83,29 @@ def _features(bench: Workbench) -> Iterator[Candidate]:
             named = f"{family}-{Path(job.encoder).name}"
             yield entry(family, plain.of_encoder, named, readout=family, encoder=job.encoder)
         yield entry(family, plain.of_decoder, f"{family}{mine}", readout=family)
+
+
+def _on_encoder(bench: Workbench) -> Iterator[Candidate]:
+    """Yield what can be done with an encoder as the job's base."""
+    encoder = bench.job.model
+    for family in encoders.BASELINES:
+        yield entry(family, plain.of_texts, readout=family)
+    for family in encoders.FEATURES:
+        yield entry(family, plain.of_encoder, readout=family, encoder=encoder)
+    names = encoders.methods_of(bench.job)
+    for number, name in enumerate(names):
+        share = 1 / (len(names) - number)
+        yield entry(name, encoders.tuned_encoder, method=name, encoder=encoder, share=share)
+
+
+def _encoder_beside(bench: Workbench) -> Iterator[Candidate]:
+    """Yield the tuned encoder beside a decoder; often as good and far quicker to train and ask."""
+    job = bench.job
+    if job.encoder:
+        dear = not job.only or bool(trained_families(job.only))
+        share = encoders.BESIDE if dear else 1.0
+        yield entry("encoder-lora", encoders.tuned_encoder, method="lora", encoder=job.encoder,
+                    share=share)  # fmt: skip
 
 
 def _prompts(bench: Workbench) -> Iterator[Candidate]:
@@ -121,7 +156,7 @@ def climb(bench: Workbench) -> Iterator[Event]:
             continue
         yield Event(kind="start", candidate=candidate.name)
         reset_peak()
-        bench.bases.decoder(bench.job.model).forget()  # a result must not depend on what ran before
+        bench.bases.forget()  # a result must not depend on what ran before
         started = time.monotonic()
         spent = _spent_before(folder)
         result: dict[str, Any] = {"name": candidate.name, "family": candidate.family}

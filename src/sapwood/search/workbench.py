@@ -125,7 +125,7 @@ class Workbench:
     def tuning_seconds(self, name: str) -> float:
         """Return the seconds that a training candidate may take of what is left."""
         left = max(self.clock.left - self.reserve, 0.0)
-        shared = name == "lora" and self.job.wants("lora+context")
+        shared = name == "lora" and not self.job.only
         return left * (0.6 if shared else 1.0)
 
     def gold(self, examples: Sequence[Example]) -> list[str]:

@@ -1,5 +1,14 @@
 """Training: the loop, and what turns examples into a loss."""
 
+from sapwood.training.heads import (
+    IGNORED,
+    HeadSupervision,
+    TokenSupervision,
+    TrainedHead,
+    first_pieces,
+    head_weights,
+    scaled_optimiser,
+)
 from sapwood.training.labels import (
     Seat,
     Supervision,
@@ -8,6 +17,7 @@ from sapwood.training.labels import (
     packed,
     target,
 )
+from sapwood.training.lean import Lean
 from sapwood.training.loop import (
     Recipe,
     Step,
@@ -19,17 +29,25 @@ from sapwood.training.loop import (
 )
 
 __all__ = [
+    "IGNORED",
+    "HeadSupervision",
+    "Lean",
     "Recipe",
     "Seat",
     "Step",
     "Supervised",
     "Supervision",
     "Target",
+    "TokenSupervision",
+    "TrainedHead",
     "batch_of",
     "check_trainable",
+    "first_pieces",
     "fit",
+    "head_weights",
     "learning_rate",
     "make_optimiser",
     "packed",
+    "scaled_optimiser",
     "target",
 ]

@@ -8,17 +8,22 @@ one with a label a row; soft labels and rows with many targets are in `bridges`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from sapwood.errors import ModelError
-from sapwood.models.decoder import NO_PREFIX, Decoder, Prefix
+from sapwood.models.decoder import NO_PREFIX, Decoder, Prefix, behind
+from sapwood.models.frozen import FrozenBelow, Opening
 from sapwood.models.labels import LabelHead
-from sapwood.models.layout import Row, build_pack, split_by_budget
+from sapwood.models.layout import Pack, Row, build_pack, split_by_budget
+from sapwood.models.past import KeysValues
+from sapwood.models.prefixes import trained_prefix
+from sapwood.models.recomputing import recomputing
 from sapwood.models.trie import LabelTrie
+from sapwood.training.lean import PLAIN, Lean, frozen_below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,21 +67,46 @@ class Seat:
 
 
 def packed(
-    decoder: Decoder, rows: Sequence[Row], seat: Seat, budget: int
+    decoder: Decoder,
+    rows: Sequence[Row],
+    seat: Seat,
+    budget: int,
+    below: FrozenBelow | None = None,
 ) -> Iterator[tuple[list[int], Tensor, int]]:
     """Yield (row numbers, states of their wanted tokens (wanted, hidden), tokens) a pack at a time.
 
-    States are in the order of the row numbers and keep the graph for a backward pass.
+    States are in the order of the row numbers and keep the graph for a backward pass. With
+    `below`, rows whose lower states are kept run through the upper blocks only.
     """
     room = max(1, budget - len(seat.shared))
-    for part in split_by_budget([len(row.ids) for row in rows], room):
-        pack = build_pack(
-            [rows[n] for n in part],
-            shared=seat.shared,
-            device=decoder.device,
-            **seat.prefix().seat,
-        )
-        yield part, decoder.run(pack), pack.ids.shape[1]
+    shares = [list(range(len(rows)))] if below is None else below.shares(rows)
+    for share in shares:
+        for places in split_by_budget([len(rows[n].ids) for n in share], room):
+            part = [share[n] for n in places]
+            some = [rows[n] for n in part]
+            pack = _seated(decoder, some, seat)
+            states = decoder.run(pack) if below is None else below.run(pack, some)
+            yield part, states, pack.ids.shape[1]
+
+
+def _seated(decoder: Decoder, rows: Sequence[Row], seat: Seat) -> Pack:
+    """Return the rows as one pack after what they follow, a trained prefix of the net last.
+
+    A shared context that carries gradients runs on its own before a trained prefix: it must not
+    see it.
+    """
+    if trained_prefix(decoder.net) is None:
+        return build_pack(rows, shared=seat.shared, device=decoder.device, **seat.prefix().seat)
+    before = _computed(decoder, seat.shared) if seat.shared else seat.prefix()
+    return build_pack(rows, device=decoder.device, **behind(decoder, before).seat)
+
+
+def _computed(decoder: Decoder, ids: Sequence[int]) -> Prefix:
+    """Return `ids` as an encoded prefix whose keys and values carry gradients."""
+    layers: list[KeysValues] = []
+    pack = build_pack([Row(ids=ids)], device=decoder.device)
+    decoder.run(replace(pack, layout=replace(pack.layout, capture=layers)))
+    return Prefix(ids=tuple(ids), layers=tuple(layers))
 
 
 def check_trainable(decoder: Decoder, rows: Sequence[Row], seat: Seat) -> None:
@@ -87,13 +117,16 @@ def check_trainable(decoder: Decoder, rows: Sequence[Row], seat: Seat) -> None:
             f"This base cannot be tuned yet: {decoder.why_padded}.",
             fix="prompt it instead, or choose a Llama, Qwen, Gemma 3 or GPT-2 kind",
         )
-    decoder.check_length([len(row.ids) for row in rows], seat.length)
+    trained = trained_prefix(decoder.net)
+    before = seat.length + (0 if trained is None else trained.tokens)
+    decoder.check_length([len(row.ids) for row in rows], before)
 
 
 class Supervision:
     """The loss of examples, each with one label, under one prefix.
 
-    `shared`, `prefix`: see Seat; `prefix` may be encoded already or a function that returns it.
+    `shared`, `prefix`: see Seat; `prefix` may be encoded already or a function that returns it;
+    `lean`: how it saves memory and work, after methods were attached.
     """
 
     def __init__(
@@ -105,14 +138,21 @@ class Supervision:
         shared: Sequence[int] = (),
         prefix: Prefix | Callable[[], Prefix] = NO_PREFIX,
         loss: str = "labels",
+        lean: Lean = PLAIN,
     ) -> None:
         given = prefix
         self.seat = Seat(
             shared=tuple(shared), prefix=(lambda: given) if isinstance(given, Prefix) else given
         )
-        check_trainable(decoder, [t.row for t in targets], self.seat)
+        rows = [t.row for t in targets]
+        check_trainable(decoder, rows, self.seat)
         self.decoder, self.targets, self.trie, self.loss = decoder, targets, trie, loss
         self.head = LabelHead(decoder.net, trie)
+        self.lean, self.below = lean, None
+        if lean.cache:
+            before = behind(decoder, self.seat.prefix())
+            opening = Opening(shared=self.seat.shared, prefix=before)
+            self.below = frozen_below(decoder, rows, opening, lean)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -127,8 +167,9 @@ class Supervision:
         """Yield (summed loss, tokens computed) pack by pack for the examples `numbers`."""
         chosen = [self.targets[n] for n in numbers]
         rows = [target.row for target in chosen]
-        for part, states, tokens in packed(self.decoder, rows, self.seat, budget):
-            yield self._loss(states, [chosen[n] for n in part]), tokens
+        with recomputing(self.decoder.net, self.lean.checkpointing):
+            for part, states, tokens in packed(self.decoder, rows, self.seat, budget, self.below):
+                yield self._loss(states, [chosen[n] for n in part]), tokens
 
     def _loss(self, states: Tensor, targets: Sequence[Target]) -> Tensor:
         answers = [token for t in targets for token in t.answers]

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from sapwood.errors import ConfigError, ModelError, ResourceError
 
+COURSE = 8  # steps whose mean loss is compared with the first ones'
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -22,7 +24,7 @@ class Recipe:
     `learning_rate` > 0, reached after a linear warm-up over `warmup` of the steps, then a cosine
     down to a tenth; `batch_size` examples a step; `clip`: largest gradient norm; `pack_tokens`:
     tokens computed at once (a step splits into as many packs as it needs, same loss); `loss`:
-    "labels" (among the tokens that continue some label) or "vocabulary" (language modelling).
+    "labels" (among the tokens that continue some label) or "vocabulary" (language modelling);
     """
 
     learning_rate: float = 1e-3
@@ -128,10 +130,12 @@ def fit(
 
     `first`: the step to begin with when a checkpoint was loaded. Out of memory halves the tokens
     computed at once and repeats the step: the loss stays the same. Raises ModelError
-    (E-MODEL-032) when the loss is no longer finite, ResourceError when one row does not fit.
+    (E-MODEL-032) when the loss is no longer finite or rises far above its start, ResourceError when
+    one row does not fit.
     """
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     budget = recipe.pack_tokens
+    course: list[float] = []
     for number in range(first, total + 1):
         started = time.perf_counter()
         rate = learning_rate(recipe, number, total)
@@ -153,6 +157,8 @@ def fit(
                 fix=f"lower the rate: --learning-rate {recipe.learning_rate / 3:.1g}",
             )
         optimiser.step()
+        course.append(loss)
+        _check_course(course, number, total, recipe)
         yield Step(
             number=number,
             total=total,
@@ -161,6 +167,23 @@ def fit(
             gradient_norm=norm,
             tokens=tokens,
             seconds=time.perf_counter() - started,
+        )
+
+
+def _check_course(losses: Sequence[float], number: int, total: int, recipe: Recipe) -> None:
+    """Raise ModelError (E-MODEL-032) when the loss has risen far above where it began.
+
+    Twice its first mean, and 2 nats above it: chance over any labels is not so far from a start.
+    """
+    if len(losses) < 2 * COURSE:
+        return
+    first, last = (sum(part) / COURSE for part in (losses[:COURSE], losses[-COURSE:]))
+    if last > max(2 * first, first + 2):
+        raise ModelError(
+            "E-MODEL-032",
+            f"Training diverged: at step {number} of {total} the loss is {last:.2f}, it began at "
+            f"{first:.2f}; learning rate {learning_rate(recipe, number, total):.2g}.",
+            fix=f"lower the rate: --learning-rate {recipe.learning_rate / 3:.1g}",
         )
 
 

@@ -1,0 +1,163 @@
+"""Many adaptations on one frozen base in one batch: LoRA, IA3 and bottlenecks, named.
+
+Which of them a row of tokens goes through is said for each pass: row -> {name: weight}, so weighted
+sums and rows of the plain base come free. `bank_layer` has the arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sapwood.errors import ConfigError, ModelError
+from sapwood.methods.adapter import Bottleneck
+from sapwood.methods.bank_layer import BankLayer, Passing, Sharing, Use
+from sapwood.methods.ia3 import Ia3Layer
+from sapwood.methods.lora import LoraLayer
+from sapwood.methods.parts import Method, Part, detach, innermost, parts
+from sapwood.registry import did_you_mean
+
+# What a part trains when it is no more than the bank reproduces: a gate, say, adds a name.
+_PLAIN: dict[type[Part], set[str]] = {
+    LoraLayer: {"lora_A.weight", "lora_B.weight"},
+    Ia3Layer: {"ia3_l"},
+    Bottleneck: {f"adapter_{a}.{b}" for a in ("down", "up") for b in ("weight", "bias")},
+}
+
+
+class Bank:
+    """N named adaptations attached to one frozen base, as parts; by itself the base is plain.
+
+    `methods`: LoRA, IA3 or bottleneck adapters by name; each starts as it would alone from `seed`,
+    or from its own in a mapping.
+    Inside `using` rows go through adaptations, outside of it through none. Raises ConfigError:
+    E-CONFIG-096 a method that cannot be mixed, E-CONFIG-097 the net has parts already.
+    """
+
+    def __init__(
+        self, net: Any, methods: Mapping[str, Method], *, seed: int | Mapping[str, int] = 0
+    ) -> None:
+        if any(True for _ in parts(net)):
+            raise ConfigError(
+                "E-CONFIG-097",
+                "A bank needs a plain base: this one has a method attached.",
+                fix="detach it, or give it to the bank as one of its adaptations",
+            )
+        self.net, self.methods, self._state = net, dict(methods), Passing()
+        made: dict[str, dict[str, Part]] = {}
+        for name, method in self.methods.items():
+            try:
+                method.attach(net, seed=seed if isinstance(seed, int) else seed[name])
+                for path, part in parts(net):
+                    made.setdefault(path, {})[name] = part
+                    _check_mixable(name, method, part)
+            finally:
+                detach(net)
+        for path, here in made.items():
+            layer = BankLayer(net.get_submodule(path), here, self._state)
+            net.set_submodule(path, layer.train(net.training))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the adaptations' names."""
+        return tuple(self.methods)
+
+    def weights(self, name: str) -> dict[str, nn.Parameter]:
+        """Return one adaptation's trained tensors by the names they would have alone."""
+        self._check([name])
+        return {
+            f"{path}.{inner}": parameter
+            for path, part in parts(self.net)
+            if isinstance(part, BankLayer)
+            for inner, parameter in part.owned.get(name, {}).items()
+        }
+
+    def stored(self, name: str) -> dict[str, Tensor]:
+        """Return copies of what an adaptation keeps, as `parts.stored` would alone."""
+        return {path: tensor.detach().clone() for path, tensor in self.weights(name).items()}
+
+    @torch.no_grad()
+    def load(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Fill one adaptation with trained tensors. Raises ModelError (E-MODEL-023)."""
+        own = self.weights(name)
+        wrong = sorted(set(own) ^ set(tensors))
+        wrong += [n for n in own if n in tensors and own[n].shape != tensors[n].shape]
+        if wrong:
+            raise ModelError(
+                "E-MODEL-023",
+                f"{len(wrong)} tensors of '{name}' do not map onto the bank.",
+                details=wrong[:8],
+                fix="give the method with which they were trained",
+            )
+        for path, parameter in own.items():
+            parameter.copy_(tensors[path])
+
+    @contextmanager
+    def using(self, uses: Use | Mapping[int, Use], rows: Tensor | None = None) -> Iterator[None]:
+        """Run the forward passes inside through adaptations.
+
+        `rows`: the row of each token, in the shape of the token ids (see `Pack.rows`), and `uses`:
+        row -> {name: weight}; a row that is not there is one of the plain base. Without `rows` all
+        tokens use the one {name: weight}. Where activations are computed again in the backward
+        pass it belongs inside, too. Raises ConfigError (E-CONFIG-098) for an unknown name.
+        """
+        before = self._state.sharing
+        self._state.sharing = self._sharing(uses, rows)
+        try:
+            yield
+        finally:
+            self._state.sharing = before
+
+    def _sharing(self, uses: Any, rows: Tensor | None) -> Sharing:
+        each: dict[int, Use] = {0: uses} if rows is None else dict(uses)
+        wanted = {name for use in each.values() for name, weight in use.items() if weight}
+        self._check(wanted)
+        names = tuple(name for name in self.methods if name in wanted)
+        table = torch.zeros(max(each, default=0) + 2, len(names))  # the last row: the plain base
+        for row, use in each.items():
+            for name, weight in use.items():
+                if weight:
+                    table[row, names.index(name)] = weight
+        device = self.net.get_input_embeddings().weight.device
+        if rows is None:
+            return Sharing(names=names, shares=table[:1].to(device))
+        last = len(table) - 1
+        flat = rows.flatten()
+        flat = torch.where((flat < 0) | (flat > last), last, flat)
+        return Sharing(names=names, shares=table.to(device)[flat])
+
+    def _check(self, names: Collection[str]) -> None:
+        unknown = [name for name in names if name not in self.methods]
+        if unknown:
+            raise ConfigError(
+                "E-CONFIG-098",
+                f"The bank has no adaptation '{unknown[0]}'.{did_you_mean(unknown[0], self.names)}",
+                fix=f"use one of: {', '.join(self.names)}",
+            )
+
+    def detach(self) -> Any:
+        """Take everything off; the net is the base it was, bit for bit."""
+        return detach(self.net)
+
+
+def _check_mixable(name: str, method: Any, part: Part) -> None:
+    """Raise ConfigError (E-CONFIG-096) for a part that a bank cannot reproduce."""
+    why = ""
+    if type(part) not in (LoraLayer, Ia3Layer, Bottleneck):
+        why = "only LoRA, IA3 and bottlenecks after a sublayer can be mixed in one batch"
+    elif getattr(method, "start", "plain") == "pissa":
+        why = "its frozen starting point is no part of the base that all share; use start='eva'"
+    elif isinstance(part.base_layer, Part) or innermost(part) is not part.base_layer:
+        why = "it wraps one layer twice"
+    elif set(part.trained()) != _PLAIN[type(part)]:
+        why = "it has a gate or trains more than low-rank rows"
+    if why:
+        raise ConfigError(
+            "E-CONFIG-096",
+            f"'{name}' ({method.describe()}) cannot be in a bank: {why}.",
+            fix="train and serve it alone",
+        )

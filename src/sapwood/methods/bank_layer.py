@@ -1,0 +1,316 @@
+"""One layer of a bank: the base and what many adaptations have there, each token its own.
+
+At each layer the low-rank rows of the active adaptations are stacked, two dense products run over
+all tokens, and the columns that a token does not own are zeroed (mask value = scale x weight), so
+mixed ranks, weighted sums of adaptations and rows of the plain base cost nothing extra. Beyond
+`STACKED` rows each adaptation's own tokens are taken instead, the grouping of Punica (Chen et al.,
+arXiv 2310.18547) and S-LoRA (Sheng et al., 2311.03285). One node of the graph a layer, in training
+too (cf. mLoRA, Ye et al., 2312.02515).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sapwood.methods.adapter import Bottleneck
+from sapwood.methods.ia3 import Ia3Layer
+from sapwood.methods.lora import LoraLayer
+from sapwood.methods.low_rank import LowRank, product
+from sapwood.methods.parts import Part
+
+# Most stacked low-rank rows. Forward and backward of a 576 x 1536 layer, ranks of 8, 640 (160)
+# tokens, one CPU core, milliseconds, stacked against a loop over each adaptation's own tokens:
+# bfloat16 64 rows 8.7, 8.4 (2.8, 3.2); 128 rows 10.5, 10.4 (3.5, 4.8); 512 rows 23, 19 (11, 14);
+# float32, its products dearer, 32 rows 16, 17 (4.7, 4.1); 128 rows 24, 21 (7.5, 5.6); 512 rows 60,
+# 20 (20, 9). Products by `functional.grouped_mm` would take 1.2 of the loop's 3.2 ms above the base
+# at 64 rows in bfloat16, 8 of 13 at 512, but want equal ranks and sorted copies of all tokens.
+STACKED, STACKED_FLOAT32 = 128, 32
+
+Use = Mapping[str, float]  # adaptation -> weight
+Where = slice | Tensor  # of one adaptation's tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """Who owns which tokens of one forward pass.
+
+    `names`: the active adaptations; `shares`: (tokens, active) weights, or (1, active) when all
+    tokens are alike. The rest is computed once and kept for all layers.
+    """
+
+    names: tuple[str, ...]
+    shares: Tensor
+    columns_made: dict[Any, Tensor] = field(default_factory=dict)
+    spans_made: dict[int, tuple[Where, float | Tensor]] = field(default_factory=dict)
+
+    def columns(self, owners: Sequence[tuple[int, float, int]], dtype: torch.dtype) -> Tensor:
+        """Return the mask (tokens or 1, columns) of stacked rows: (active number, scale, rank)."""
+        key = (tuple(owners), dtype)
+        if key not in self.columns_made:
+            blocks = [(self.shares[:, n : n + 1] * s).expand(-1, r) for n, s, r in owners]
+            self.columns_made[key] = torch.cat(blocks, 1).to(dtype)
+        return self.columns_made[key]
+
+    def span(self, number: int) -> tuple[Where, float | Tensor]:
+        """Return the tokens of an active adaptation, and their one weight or (tokens, 1)."""
+        if number not in self.spans_made:
+            share = self.shares[:, number]
+            found = share.nonzero()[:, 0]
+            where: Where = found
+            if len(share) == 1:
+                where = slice(None)
+            elif len(found) and int(found[-1] - found[0]) == len(found) - 1:
+                where = slice(int(found[0]), int(found[-1]) + 1)  # a view: nothing is gathered
+            weights = share[found]
+            alike = bool((weights == weights[:1]).all())
+            weight = float(weights[0]) if len(weights) and alike else weights[:, None]
+            self.spans_made[number] = (where, weight)
+        return self.spans_made[number]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What one layer does in one pass: its active branches as (number in it, active number)."""
+
+    sharing: Sharing
+    branches: tuple[tuple[int, int], ...]
+    sorted: bool
+    seed: int
+
+
+class Passing:
+    """What all layers of a bank look at: who owns the tokens that pass now, None for nobody."""
+
+    def __init__(self) -> None:
+        self.sharing: Sharing | None = None
+
+
+class _Stacked(torch.autograd.Function):
+    """Base and all active branches as one node; saves the input and the inner products."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        x, layer, plan, *factors = given
+        out: Tensor
+        out, inner = layer.compute_all(x, plan, factors)
+        ctx.save_for_backward(x, *inner)
+        ctx.layer, ctx.plan, ctx.factors = layer, plan, factors
+        ctx.versions = [t._version for t in factors]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, *inner = ctx.saved_tensors
+        if ctx.versions != [t._version for t in ctx.factors]:
+            raise RuntimeError("LoRA weights changed between the forward and the backward pass.")
+        grad, flat = grads[0].flatten(0, -2), x.flatten(0, -2)
+        grad_x = ctx.layer.back(grad) if ctx.needs_input_grad[0] else None
+        step = ctx.layer.sorted_back if ctx.plan.sorted else ctx.layer.stacked_back
+        made = step((flat, grad, grad_x), inner, ctx.plan, ctx.factors)
+        made = [g.to(f.dtype) for g, f in zip(made, ctx.factors, strict=True)]
+        return (None if grad_x is None else grad_x.view_as(x), None, None, *made)
+
+
+class BankLayer(LowRank):
+    """One linear layer of the base with what all adaptations of a bank have there.
+
+    `made`: adaptation -> the part that its method put here. IA3's factors act outside of low-rank
+    branches, a weight w of them as 1 + w (factor - 1); bottlenecks act on what comes out.
+    """
+
+    def __init__(self, layer: Any, made: Mapping[str, Part], state: Passing) -> None:
+        low = {name: part for name, part in made.items() if isinstance(part, LoraLayer)}
+        super().__init__(layer, rank=sum(part.rank for part in low.values()), scale=1.0)
+        self.state = state
+        self.branches = tuple((n, p.rank, p.scale, p.dropout) for n, p in low.items())
+        self.lora_A = nn.ParameterList([part.lora_A for part in low.values()])
+        self.lora_B = nn.ParameterList([part.lora_B for part in low.values()])
+        gains = {name: part for name, part in made.items() if isinstance(part, Ia3Layer)}
+        self.before = tuple(name for name, part in gains.items() if part.before)
+        self.after = tuple(name for name, part in gains.items() if not part.before)
+        self.ia3_before = nn.ParameterList([gains[name].ia3_l for name in self.before])
+        self.ia3_after = nn.ParameterList([gains[name].ia3_l for name in self.after])
+        necks = {name: part for name, part in made.items() if isinstance(part, Bottleneck)}
+        self.neck_names = tuple((n, p.scale, p.act) for n, p in necks.items())
+        self.downs = nn.ModuleList([part.adapter_down for part in necks.values()])
+        self.ups = nn.ModuleList([part.adapter_up for part in necks.values()])
+        self.owned = {
+            name: {part.FILES.get(n, n): p for n, p in part.named_parameters() if p.requires_grad}
+            for name, part in made.items()
+        }
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Return the trained parameters of all adaptations, ``ADAPTATION.NAME``."""
+        return {f"{a}.{name}": p for a, own in self.owned.items() for name, p in own.items()}
+
+    def extra_repr(self) -> str:
+        """Return what changes the output besides the trained tensors."""
+        sharing = self.state.sharing
+        used = None if sharing is None else (sharing.names, sharing.shares.tolist())
+        return f"{super().extra_repr()}, {self.branches}, {self.neck_names}, used={used}"
+
+    @property
+    def active(self) -> bool:
+        """Whether any adaptation acts in the forward pass."""
+        sharing = self.state.sharing
+        return super().active and sharing is not None and bool(sharing.names)
+
+    def fold(self) -> dict[str, Tensor]:
+        """Raise ConfigError (E-CONFIG-023): several adaptations cannot be in one weight."""
+        return Part.fold(self)
+
+    def forward(self, x: Tensor) -> Any:
+        """Map (..., inputs) to (..., outputs)."""
+        sharing = self.state.sharing
+        if not self.active or sharing is None:
+            return self.base_layer(x)
+        x = _scaled(x, self.before, self.ia3_before, sharing)
+        out = self._branched(x, sharing)
+        out = _scaled(out, self.after, self.ia3_after, sharing)
+        return _bottlenecks(out, self.neck_names, (self.downs, self.ups), sharing)
+
+    def _branched(self, x: Tensor, sharing: Sharing) -> Tensor:
+        places = {name: n for n, name in enumerate(sharing.names)}
+        found = [(n, places[b[0]]) for n, b in enumerate(self.branches) if b[0] in places]
+        if not found:
+            return self.base_layer(x)  # type: ignore[no-any-return]
+        dropped = self.training and any(self.branches[n][3] for n, _ in found)
+        rows = sum(self.branches[n][1] for n, _ in found)
+        alone = len(sharing.shares) > 1 and len(sharing.names) > 1 and rows > _most_stacked(x)
+        seed = int(torch.randint(1 << 62, ())) if dropped else 0
+        plan = _Plan(sharing=sharing, branches=tuple(found), sorted=dropped or alone, seed=seed)
+        factors = [self.lora_A[n] for n, _ in found] + [self.lora_B[n] for n, _ in found]
+        if torch.is_grad_enabled():
+            return _Stacked.apply(x, self, plan, *factors)  # type: ignore[no-any-return,no-untyped-call]
+        return self.compute_all(x, plan, factors)[0]
+
+    def compute_all(
+        self, x: Tensor, plan: _Plan, factors: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return (output, inner products that the backward pass needs), without a graph."""
+        flat = x.flatten(0, -2)
+        out = product(flat, self.out_by_in(), self.bias)
+        whole = out.view(*x.shape[:-1], self.out_features)
+        half = len(factors) // 2
+        if not plan.sorted:
+            a, b = torch.cat(list(factors[:half])), torch.cat(list(factors[half:]), 1)
+            inner = (flat @ a.to(x.dtype).t()).mul_(self._columns(plan, x.dtype))
+            out.addmm_(inner, b.to(x.dtype).t())
+            return whole, [inner]
+        kept = []
+        for number, (where, weight, mask) in enumerate(self._spans(plan, flat)):
+            own = flat[where] if mask is None else flat[where] * mask
+            inner = (own @ factors[number].to(x.dtype).t()).mul_(weight)
+            _add(out, where, inner, factors[half + number].to(x.dtype).t())
+            kept.append(inner)
+        return whole, kept
+
+    def stacked_back(
+        self, states: tuple[Tensor, ...], inner: Any, plan: _Plan, factors: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Return the gradients of `factors`; adds to that of the input, the last of `states`."""
+        flat, grad, grad_x = states
+        half = len(factors) // 2
+        a, b = torch.cat(list(factors[:half])), torch.cat(list(factors[half:]), 1)
+        back = (grad @ b.to(grad.dtype)).mul_(self._columns(plan, grad.dtype))
+        if grad_x is not None:
+            grad_x.addmm_(back, a.to(grad.dtype))
+        ranks = [len(factor) for factor in factors[:half]]
+        grad_a = torch.split(back.t() @ flat, ranks)
+        grad_b = torch.split(inner[0].t() @ grad, ranks)
+        return [*grad_a, *(part.t() for part in grad_b)]
+
+    def sorted_back(
+        self, states: tuple[Tensor, ...], inner: Any, plan: _Plan, factors: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Do the same as `stacked_back`, one adaptation's own tokens at a time."""
+        flat, grad, grad_x = states
+        half = len(factors) // 2
+        grads_a, grads_b = [], []
+        for number, (where, weight, mask) in enumerate(self._spans(plan, flat)):
+            own, upstream = flat[where], grad[where]
+            back = (upstream @ factors[half + number].to(grad.dtype)).mul_(weight)
+            grads_a.append(back.t() @ (own if mask is None else own * mask))
+            grads_b.append(upstream.t() @ inner[number])
+            low = factors[number].to(grad.dtype)
+            if grad_x is not None and mask is None:
+                _add(grad_x, where, back, low)
+            elif grad_x is not None:
+                grad_x[where] += (back @ low) * mask
+        return [*grads_a, *grads_b]
+
+    def _columns(self, plan: _Plan, dtype: torch.dtype) -> Tensor:
+        owners = [(at, self.branches[n][2], self.branches[n][1]) for n, at in plan.branches]
+        return plan.sharing.columns(owners, dtype)
+
+    def _spans(self, plan: _Plan, flat: Tensor) -> Iterator[tuple[Where, Any, Tensor | None]]:
+        """Yield (tokens, weight x scale, dropout mask) of each active branch."""
+        for number, at in plan.branches:
+            _, _, scale, dropout = self.branches[number]
+            where, weight = plan.sharing.span(at)
+            wet = self.training and dropout > 0
+            mask = _drop_mask(flat[where], dropout, plan.seed + at) if wet else None
+            whole = weight * scale
+            yield where, whole if isinstance(whole, float) else whole.to(flat.dtype), mask
+
+
+def _drop_mask(x: Tensor, share: float, seed: int) -> Tensor:
+    generator = torch.Generator(x.device).manual_seed(seed)
+    kept = torch.rand(x.shape, generator=generator, device=x.device) >= share
+    return kept.to(x.dtype).div_(1 - share)
+
+
+def _most_stacked(x: Tensor) -> int:
+    slow = x.device.type == "cpu" and x.dtype == torch.float32
+    return STACKED_FLOAT32 if slow else STACKED
+
+
+def _add(out: Tensor, where: Where, left: Tensor, right: Tensor) -> None:
+    """Add left @ right to the rows `where` of `out`."""
+    if isinstance(where, slice):
+        out[where].addmm_(left, right)
+    else:
+        out.index_add_(0, where, left @ right)
+
+
+def _scaled(x: Tensor, names: Sequence[str], factors: Any, sharing: Sharing) -> Tensor:
+    """Return x times the IA3 factors of each token's adaptations."""
+    found = [(n, sharing.names.index(a)) for n, a in enumerate(names) if a in sharing.names]
+    if not found:
+        return x
+    table = torch.stack([factors[n].flatten() for n, _ in found]) - 1
+    shares = sharing.shares[:, [at for _, at in found]]
+    gain = (1 + shares @ table).to(x.dtype)
+    return x * (gain if len(gain) == 1 else gain.view(x.shape))
+
+
+def _bottlenecks(
+    out: Tensor, necks: Sequence[tuple[str, float, Any]], layers: Any, sharing: Sharing
+) -> Tensor:
+    """Return `out` with what the bottlenecks of each token's adaptations add."""
+    kinds: dict[str, list[int]] = {}
+    for number, (name, _, act) in enumerate(necks):
+        if name in sharing.names:
+            kinds.setdefault(type(act).__name__, []).append(number)
+    flat = out.flatten(0, -2)
+    added = []
+    for numbers in kinds.values():  # those with one activation at once
+        downs, ups = ([layers[side][n] for n in numbers] for side in (0, 1))
+        owners = [(sharing.names.index(necks[n][0]), necks[n][1]) for n in numbers]
+        widths = [
+            (at, scale, len(down.bias)) for (at, scale), down in zip(owners, downs, strict=True)
+        ]
+        down = torch.cat([layer.weight for layer in downs]).to(out.dtype)
+        start = torch.cat([layer.bias for layer in downs]).to(out.dtype)
+        inner = necks[numbers[0]][2](nn.functional.linear(flat, down, start))
+        inner = inner * sharing.columns(widths, out.dtype)
+        up = torch.cat([layer.weight for layer in ups], 1).to(out.dtype)
+        ends = torch.stack([layer.bias for layer in ups]).to(out.dtype)
+        shares = sharing.columns([(at, scale, 1) for at, scale in owners], out.dtype)
+        added.append(nn.functional.linear(inner, up) + shares @ ends)
+    return out + sum(added).view(out.shape) if added else out  # type: ignore[union-attr]
