@@ -177,12 +177,21 @@ def attach_peft(net: Any, method: str = "lora") -> tuple[Any, dict[str, Any]]:
 
 
 def supervision(net: Any, work: Work) -> Any:
-    """Return Sapwood's loss over the rows, the instruction computed once a pack."""
+    """Return Sapwood's loss over the rows, the instruction computed once a pack.
+
+    Sapwood's own trained prefix stands behind what rows share, PEFT's before it: to compare the
+    same function the instruction is then a part of each row on both sides.
+    """
+    from sapwood.methods.prompt import virtual_ids
     from sapwood.models.decoder import Decoder
+    from sapwood.models.prefixes import trained_prefix
     from sapwood.training import Supervision, target
 
-    targets = [target(r, g, work.trie) for r, g in zip(work.rests, work.gold, strict=True)]
-    return Supervision(Decoder(net), targets, work.trie, shared=work.prefix, loss="vocabulary")
+    shared, rests = (*virtual_ids(net), *work.prefix), work.rests
+    if trained_prefix(net) is not None:
+        shared, rests = (), [[*work.prefix, *rest] for rest in rests]
+    targets = [target(r, g, work.trie) for r, g in zip(rests, work.gold, strict=True)]
+    return Supervision(Decoder(net), targets, work.trie, shared=shared, loss="vocabulary")
 
 
 def features(work: Work) -> list[dict[str, list[int]]]:
