@@ -99,3 +99,22 @@ def test_an_encoder_is_tuned_and_then_predicts_and_is_scored(
     ran = sapwood("eval", folder, "--data", data, "--json")
     assert ran.code == 0, ran.err
     assert 0 <= json.loads(ran.out)["accuracy"]["value"] <= 1
+
+
+def test_trials_come_first_and_are_told(sapwood, small_base, write_rows, tmp_path, monkeypatch):
+    monkeypatch.setattr("sapwood.report.write_html", lambda *given: None)
+    ran = sapwood(
+        "tune", write_rows(tmp_path / "d.csv"), "--model", small_base, "--encoder", "none",
+        "--epochs", "0.5", "--trials", 2, "--device", "cpu", "--dtype", "float32",
+        "--out", tmp_path / "out", "--json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    (made,) = [c for c in json.loads(ran.out)["candidates"] if c["name"] == "lora"]
+    assert made["status"] == "finished", made["why"]
+    tried = made["notes"]["trials"]
+    assert len(tried) == 2 and all({"factor", "rank"} == set(t["params"]) for t in tried)
+    best = min(tried, key=lambda t: t["loss"])
+    assert f"lora r={best['params']['rank']}" in made["parts"]["method"]
+    assert made["notes"]["learning_rate"] == pytest.approx(5e-4 * best["params"]["factor"])
+    kept = [p.name for p in (tmp_path / "out" / "run" / "candidates").iterdir()]
+    assert not [name for name in kept if "trial" in name]

@@ -178,6 +178,7 @@ def _job(data: str, only: tuple[str, ...], verb: str, given: dict[str, Any]) -> 
             rank=given["rank"],
             scope=given["scope"],
             checkpointing=given["checkpointing"],
+            trials=given.get("trials", 0),
         ),
         command=shlex.join(["sapwood", *sys.argv[1:]]),
         **{

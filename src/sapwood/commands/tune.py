@@ -23,17 +23,25 @@ OTHERS = ("compressed", "head")
     'with settings as "lora(rank=4)", several as lora+ia3, under demonstrations as '
     "lora+context; 'compressed': demonstrations made a prefix; 'head': on encoders.",
 )
+@click.option(
+    "--trials",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Try so many rates and sizes first (needs 'sapwood[search]').",
+)
 @click.option("--methods", is_flag=True, is_eager=True, expose_value=False,
               callback=lambda context, _, asked: _list(context, asked),
               help="List the methods with their settings.")  # fmt: skip
 @options
-def command(data: str, method: str, **given: Any) -> None:
+def command(data: str, method: str, trials: int, **given: Any) -> None:
     """Train a light method on a frozen base with DATA, beside the cheap baselines."""
     if method not in OTHERS:
         from sapwood.methods.together import parse
 
         parse(method.removesuffix(CONTEXT))  # a mistake in it is told before anything runs
-    run(data, only=(*BASELINES, "".join(method.split())), verb="tune", **given)
+    only = (*BASELINES, "".join(method.split()))
+    run(data, only=only, verb="tune", trials=trials, **given)
 
 
 def _list(context: click.Context, asked: bool) -> None:

@@ -22,7 +22,8 @@ class Tuning:
 
     `learning_rate`, `rank` None: what suits the method. `scope`: whether a method under a context
     also acts on the context ("all") or on the query only ("suffix": the context is encoded once by
-    the plain base). `checkpointing`: see `training.Lean`.
+    the plain base). `checkpointing`: see `training.Lean`. `trials`: how many rates
+    and sizes are tried before, on decoders; a search of them finds each method's own.
     """
 
     epochs: float | None = None
@@ -32,6 +33,7 @@ class Tuning:
     batch_size: int = 16
     scope: str = "suffix"
     checkpointing: bool = False
+    trials: int = 0
 
     def __post_init__(self) -> None:
         if self.scope not in ("all", "suffix"):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +22,8 @@ from sapwood.readouts import bias
 from sapwood.readouts.verbalizer import Verbalizer
 from sapwood.search.contexts import best_context
 from sapwood.search.course import Course, Trained
+from sapwood.search.progress import Progress
+from sapwood.search.trials import Proposal, searched
 from sapwood.search.workbench import Made, Making, Workbench
 from sapwood.training import Lean, Recipe, Supervision, scaled_optimiser, target
 
@@ -37,12 +42,40 @@ def tuned(bench: Workbench, name: str, *, method: str, under_context: bool = Fal
     if under_context:
         context, scope = _demonstrated(bench), settings.scope
     chosen = configured(method, rank=settings.rank, dropout=settings.dropout)
+    plan = Proposal(method=chosen, rate=settings.learning_rate or learning_rate(chosen))
+
+    def attempt(
+        proposal: Proposal, own: str, seconds: float, judge: Callable[[Progress], bool]
+    ) -> Generator[Event, None, Progress]:
+        with attached(bench, proposal.method) as net:
+            reader = bench.reader(context, scope=scope)
+            course = Training(bench, own, (net, reader), proposal, lambda: seconds).course
+            steps = course.steps()
+            for event in steps:
+                yield replace(event, candidate=name)
+                if judge(course.run):
+                    steps.close()
+                    break
+            return course.run
+
+    tried: list[dict[str, Any]] = []
+    if settings.trials:
+        plan, tried = yield from searched(bench, name, plan, attempt)
+    with attached(bench, plan.method) as net:
+        reader = bench.reader(context, scope=scope)
+        training = Training(bench, name, (net, reader), plan, lambda: bench.tuning_seconds(name))
+        yield from training.course.steps()
+        made = yield from training.made(context, plan.method)
+    return replace(made, notes={"trials": tried, "learning_rate": plan.rate} if tried else {})
+
+
+@contextmanager
+def attached(bench: Workbench, method: Method) -> Iterator[Any]:
+    """Yield the base's net with a method attached; it is the plain base again afterwards."""
     net = bench.bases.decoder(bench.job.model).net
     try:
-        chosen.attach(net, seed=bench.job.seed)
-        training = Training(bench, name, bench.reader(context, scope=scope), chosen)
-        yield from training.course.steps()
-        return (yield from training.made(context, chosen))
+        method.attach(net, seed=bench.job.seed)
+        yield net
     finally:
         net.eval()
         parts.detach(net)
@@ -63,13 +96,20 @@ def _demonstrated(bench: Workbench) -> Context:
 class Training:
     """One training run of a decoder under a reader."""
 
-    def __init__(self, bench: Workbench, name: str, reader: Reader, method: Method) -> None:
-        self.bench, self.name, self.reader = bench, name, reader
-        self.net = reader.decoder.net
+    def __init__(
+        self,
+        bench: Workbench,
+        name: str,
+        on: tuple[Any, Reader],
+        plan: Proposal,
+        seconds: Callable[[], float],
+    ) -> None:
+        self.bench, self.name = bench, name
+        self.net, self.reader = on
         self.weights = parts.weights(self.net)
         settings = bench.job.tuning
         recipe = Recipe(
-            learning_rate=settings.learning_rate or learning_rate(method),
+            learning_rate=plan.rate,
             batch_size=min(settings.batch_size, len(bench.splits.train)),
             epochs=settings.epochs or MOST_EPOCHS,
             seed=bench.job.seed,
@@ -77,11 +117,11 @@ class Training:
         trained = Trained(
             weights=self.weights,
             supervision=self._supervision(),
-            optimiser=scaled_optimiser(self.weights, recipe, times(self.net, method)),
+            optimiser=scaled_optimiser(self.weights, recipe, times(self.net, plan.method)),
             recipe=recipe,
             training=self.net.train,
             probabilities=self._probabilities,
-            seconds=lambda: bench.tuning_seconds(name),
+            seconds=seconds,
         )
         self.course = Course(bench, name, trained, pause=CHECKPOINT_SECONDS)
 
