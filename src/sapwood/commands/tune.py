@@ -47,6 +47,8 @@ def command(data: str, method: str, trials: int, **given: Any) -> None:
 def _list(context: click.Context, asked: bool) -> None:
     if not asked:
         return
+    import sys
+    import textwrap
     from dataclasses import fields
 
     from sapwood.methods import METHODS
@@ -59,8 +61,10 @@ def _list(context: click.Context, asked: bool) -> None:
             continue
         made = kind()
         shown = ", ".join(f"{f.name}={getattr(made, f.name)}" for f in fields(kind))
-        click.echo(f"{name}({shown})")
-        words = (kind.__doc__ or "").split("\n")[0]
-        click.echo(f"    {words}  Rate {learning_rate(made):g}, "
-                   f"{learning_rate(made, encoder=True):g} on encoders.")  # fmt: skip
+        # its module says what it is and cites the paper
+        words = (sys.modules[kind.__module__].__doc__ or "").split("\n\n")[0].replace("\n", " ")
+        rates = f"Rate {learning_rate(made):g}, on encoders {learning_rate(made, encoder=True):g}."
+        for part in (words, f"{name}({shown})", rates):
+            indent = "" if part is words else "    "
+            click.echo(textwrap.fill(part, 78, initial_indent=indent, subsequent_indent="    "))
     context.exit()

@@ -13,6 +13,7 @@ from torch import Tensor
 from sapwood.errors import ConfigError
 from sapwood.methods.depth import blocks, untouched
 from sapwood.methods.parts import Method, parts, weights
+from sapwood.methods.prompt import virtual_ids
 
 _PROBE_TOKENS = 8
 _SHOWN = 4  # patterns a line names before it counts the rest
@@ -67,7 +68,8 @@ def _gradients(net: Any, tensors: Sequence[Tensor]) -> list[bool]:
     """Return for each tensor whether a probe's gradient on it is other than zero."""
     size = int(net.get_input_embeddings().weight.shape[0])
     device = net.get_input_embeddings().weight.device
-    ids = torch.arange(_PROBE_TOKENS, device=device)[None] % size
+    plain = [number % size for number in range(_PROBE_TOKENS)]
+    ids = torch.tensor([[*virtual_ids(net), *plain]], device=device)
     given: dict[str, Any] = {"input_ids": ids}
     if getattr(net.config, "is_encoder_decoder", False):
         given["decoder_input_ids"] = ids

@@ -18,6 +18,7 @@ from sapwood.interfaces import Event, Floats
 from sapwood.methods import parts
 from sapwood.methods.defaults import configured, learning_rate, times
 from sapwood.methods.parts import Method
+from sapwood.methods.report import attached_report, lines
 from sapwood.readouts import bias
 from sapwood.readouts.verbalizer import Verbalizer
 from sapwood.search.contexts import best_context
@@ -63,10 +64,13 @@ def tuned(bench: Workbench, name: str, *, method: str, under_context: bool = Fal
         plan, tried = yield from searched(bench, name, plan, attempt)
     with attached(bench, plan.method) as net:
         reader = bench.reader(context, scope=scope)
+        report = attached_report(net, plan.method)
+        for line in lines(report):
+            yield Event(kind="note", candidate=name, note=line)
         training = Training(bench, name, (net, reader), plan, lambda: bench.tuning_seconds(name))
         yield from training.course.steps()
         made = yield from training.made(context, plan.method)
-    return replace(made, notes={"trials": tried, "learning_rate": plan.rate} if tried else {})
+    return replace(made, notes={"attached": report, "learning_rate": plan.rate, "trials": tried})
 
 
 @contextmanager
