@@ -226,7 +226,7 @@ def run(options: Any) -> dict[str, Any]:
 
     raise_malloc_thresholds()
     size = SMOKE if options.smoke else QUICK if options.quick else Size()
-    names = options.sets[:1] if options.quick else options.sets
+    names = options.sets[:1] if options.quick or options.smoke else options.sets
     about = machine(options.threads)
     rows = []
     for name in names:
@@ -292,12 +292,16 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure and print."""
     parser = arguments(__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--cache", type=Path, default=Path("methods"), help="finished runs")
+    parser.add_argument("--cache", type=Path, help="finished runs")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
     options = parser.parse_args()
     settle(options.threads)
+    from sapwood.config import home
+
+    part = "smoke" if options.smoke else "quick" if options.quick else "whole"
+    options.cache = options.cache or home() / "benchmarks" / "methods" / part
     finish(run(options), compact=options.json)
 
 

@@ -18,8 +18,8 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
-    "cost_table", "data_curve", "icl_scoring", "icl_table", "long_context", "method_speed",
-    "richer_contexts", "tuning",
+    "cost_table", "data_curve", "icl_scoring", "icl_table", "joint_training", "long_context",
+    "method_speed", "methods", "richer_contexts", "tuning",
 )  # fmt: skip
 PEERS = {
     "icl_scoring": ("lm_eval", "datasets"),
@@ -27,7 +27,9 @@ PEERS = {
     "cost_table": ("numpy",),
     "data_curve": ("numpy",),
     "long_context": ("numpy",),
+    "joint_training": ("numpy",),
     "method_speed": ("peft", "accelerate"),
+    "methods": ("numpy",),
     "richer_contexts": ("numpy",),
     "tuning": ("peft", "accelerate"),
 }
@@ -170,3 +172,24 @@ def test_method_speed_compares_equal_things(tiny_checkpoint: Callable[[str], Pat
         assert row["largest_gradient"] > 1e-4  # so that equality says something
     for name in first:
         assert found["ratios"][f"{name}_saved_bytes_vs_peft"] < 1
+
+
+@pytest.mark.slow
+def test_methods_are_searched_then_run_with_every_seed(
+    tiny_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    flags = ("--cache", str(tmp_path / "cache"))
+    found = smoke("methods", tiny_checkpoint("llama"), *flags)
+    methods = {row["method"] for row in found["rows"]}
+    assert {"lora", "dora", "prefix random", "prefix text", "full", "prefix + lora"} <= methods
+    assert not {"head", "bitfit"} & methods  # a decoder has no head to train, a Llama no biases
+    for row in found["rows"]:
+        assert row["low"] <= row["mean"] <= row["high"]
+        assert row["worst"] <= row["mean"]
+        assert row["seeds"] == 2
+    assert smoke("methods", tiny_checkpoint("llama"), *flags)["rows"] == found["rows"]
+
+
+def test_joint_training_is_exact(tiny_checkpoint: Callable[[str], Path]) -> None:
+    found = smoke("joint_training", tiny_checkpoint("llama"))
+    assert found["rows"]
