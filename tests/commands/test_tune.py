@@ -39,7 +39,7 @@ TRAINED = (
     "dora", "vera(rank=8)", "ia3", "adapter(width=4)", "adapter(placement=parallel)",
     "compacter(width=4)", "reft", "layernorm", "full", "prompt(tokens=4)", "p_tuning(tokens=4)",
     "prefix(tokens=4)", "prefix(tokens=4)+context", "lora(rank=2)+ia3", "gated(lora+adapter)",
-    "lora(start=pissa)+context", "compressed",
+    "lora(start=pissa)+context", "lora(start=eva)", "compressed",
 )  # fmt: skip
 
 

@@ -70,6 +70,7 @@ class Lora(Method):
             scale = alpha / (rank**0.5 if self.rslora else rank)
             layer: Any = place.module
             made = LoraLayer(layer, rank=rank, scale=scale, dropout=self.dropout)
+            made.by_inputs = self.start == "eva"
             if self.start == "pissa":
                 made.start_from_weight()
             return made
@@ -121,6 +122,7 @@ class LoraLayer(LowRank):
         self.lora_A = nn.Parameter(torch.empty(rank, self.in_features, device=device))
         self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, device=device))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        self.by_inputs = False  # whether A waits for `start_from_inputs`
         self.origin_A: Tensor | None = None
         self.origin_B: Tensor | None = None
 
@@ -221,13 +223,17 @@ def freeze(net: Any) -> None:
 
 @torch.no_grad()
 def start_from_inputs(net: Any, run: Callable[[], None]) -> None:
-    """Start each LoRA's A with the directions in which its inputs vary most (EVA's first step).
+    """Start LoRA's A with the directions in which its inputs vary most (EVA's first step).
+
+    Only where `start` is "eva"; without such a LoRA nothing runs.
 
     `run` passes some training rows through the net; B stays zero, so nothing else changes. The
     rank is the same everywhere: EVA's second step, which moves ranks between layers, is left to
     `rank_pattern`.
     """
-    layers = [part for _, part in parts(net) if isinstance(part, LoraLayer)]
+    layers = [p for _, p in parts(net) if isinstance(p, LoraLayer) and p.by_inputs]
+    if not layers:
+        return
     moments = {layer: torch.zeros(layer.in_features, layer.in_features) for layer in layers}
 
     def gather(layer: Any, given: tuple[Tensor, ...]) -> None:

@@ -22,6 +22,7 @@ from sapwood.training import (
     TrainedHead,
     head_weights,
     scaled_optimiser,
+    started,
 )
 
 HEAD = "head"  # no method: the head alone
@@ -133,9 +134,11 @@ class EncoderTraining:
         times = dict.fromkeys(self.head.weights(), HEAD_RATE / rate)
         if method is not None:
             times |= scales(self.encoder.net, method, encoder=True)
+        supervision = HeadSupervision(self.encoder, rows, bench.index(train), self.head)
+        started(self.encoder.net, supervision)
         trained = Trained(
             weights=self.weights,
-            supervision=HeadSupervision(self.encoder, rows, bench.index(train), self.head),
+            supervision=supervision,
             optimiser=scaled_optimiser(self.weights, recipe, times),
             recipe=recipe,
             training=self._training,

@@ -26,7 +26,7 @@ from sapwood.search.course import Course, Trained
 from sapwood.search.progress import Progress
 from sapwood.search.trials import Proposal, searched
 from sapwood.search.workbench import Made, Making, Workbench
-from sapwood.training import Lean, Recipe, Supervision, scaled_optimiser, target
+from sapwood.training import Lean, Recipe, Supervision, scaled_optimiser, started, target
 
 MOST_EPOCHS = 3.0  # a fourth epoch gained nothing on any set tried, and over-fitted small ones
 FALLBACK_SHOTS = 4  # demonstrations to tune under when no few-shot candidate finished
@@ -118,9 +118,11 @@ class Training:
             epochs=settings.epochs or MOST_EPOCHS,
             seed=bench.job.seed,
         )
+        supervision = self._supervision()
+        started(self.net, supervision)
         trained = Trained(
             weights=self.weights,
-            supervision=self._supervision(),
+            supervision=supervision,
             optimiser=scaled_optimiser(self.weights, recipe, times(self.net, plan.method)),
             recipe=recipe,
             training=self.net.train,

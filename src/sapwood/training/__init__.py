@@ -27,6 +27,7 @@ from sapwood.training.loop import (
     learning_rate,
     make_optimiser,
 )
+from sapwood.training.start import started
 
 __all__ = [
     "IGNORED",
@@ -49,5 +50,6 @@ __all__ = [
     "make_optimiser",
     "packed",
     "scaled_optimiser",
+    "started",
     "target",
 ]
