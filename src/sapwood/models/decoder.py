@@ -203,8 +203,7 @@ class Decoder:
         scores = np.zeros((len(rows), len(trie.paths)))
         for owners, states in self.hidden(rows, prefix):
             numbers = owners.view(-1, nodes)[:, 0].numpy()
-            with torch.no_grad():
-                part = head.scores(states.view(-1, nodes, states.shape[-1]), normalise)
+            part = head.scores(states.view(-1, nodes, states.shape[-1]), normalise).detach()
             scores[numbers] = part.double().cpu().numpy()
         return scores
 
