@@ -161,9 +161,7 @@ def _beside(made: Adaptation | None) -> tuple[Finding, ...]:
     kept = [f"the readout ({made.readout_name})"]
     if made.context is not None and made.prefix is None:
         kept.insert(0, f"the prompt ({made.context.describe() or 'no demonstrations'})")
-    found.append(
-        Finding(effect="note", what=f"only the weights travel; {' and '.join(kept)} stay with you")
-    )
+    found.append(Finding(effect="note", what=f"only the weights travel, not {' or '.join(kept)}"))
     return tuple(found)
 
 

@@ -107,7 +107,7 @@ class Prefix(Method):
     def describe(self) -> str:
         """Return it in words for the report."""
         made = f", made by a net of width {self.width}" if self.width else ""
-        return f"prefix of {self.tokens} tokens, from {self.start}{made}"
+        return f"prefix of {self.tokens} tokens{made}"  # what is kept no longer says its start
 
     def kept(self) -> Prefix:
         """Return the configuration of what is stored: plain keys and values, wherever from."""
