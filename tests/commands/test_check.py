@@ -68,7 +68,7 @@ def test_a_plain_lora_loads_exactly_and_the_prompt_is_named(make, sapwood, consu
     ran = sapwood("check", folder, "--for", consumer)
     assert ran.code == 0, ran.out + ran.err
     assert f"{consumer}: would load exactly" in ran.out
-    assert "only the weights travel; the prompt (no demonstrations) and the readout" in ran.out
+    assert "only the weights travel, not the prompt (no demonstrations) or the readout" in ran.out
     told = json.loads(sapwood("check", folder, "--for", consumer, "--json").out)
     assert (told["exact"], told["folded"]) == (True, None)
     assert {f["effect"] for f in told["findings"]} == {"note"}
