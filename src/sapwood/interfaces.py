@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,17 +13,83 @@ Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
 
 
+@dataclass(frozen=True, kw_only=True, order=True)
+class Span:
+    """The characters `start` to `end` (code points, end excluded) of a text, and what they are.
+
+    `label`: the type of an entity or trigger, the role of an argument; "" where it has none.
+    """
+
+    start: int
+    end: int
+    label: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One thing that a text says: what it is, the words it hangs on, and what belongs to it.
+
+    An entity: `label` its type, `head` its span. A relation: `label` its name, `head` and one
+    argument the spans it joins. An event: `label` its type, `head` its trigger (None where the data
+    have none), `arguments` by role. One of several labels of a text: `label` alone.
+    """
+
+    label: str
+    head: Span | None = None
+    arguments: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One message of a conversation; `role` is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Example:
     """One input with its answer.
 
-    `text` is cleaned (no BOM, no stray spaces at the ends); `label` is None where the file has
-    none; `row` is the 1-based data row in the source file (the header does not count).
+    `text` is cleaned (no BOM, no stray spaces at the ends); `label` is the answer in words: a
+    label, a reply, a story, frames as they are written; None where the file has none. `row` is the
+    1-based data row in the source file (the header does not count). `frames`: what an extraction
+    task asks for, by offsets in `text`; `turns`: a conversation whose last turn is the answer.
     """
 
     text: str
     label: str | None = None
     row: int = 0
+    frames: tuple[Frame, ...] = ()
+    turns: tuple[Turn, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What an adaptation answers to one text: the words, and the frames they stand for.
+
+    `nats`: minus the log-probability of a wanted answer, over `bytes` of UTF-8, where it was scored
+    instead of written; `stopped`: a written answer ended by itself.
+    """
+
+    words: str = ""
+    frames: tuple[Frame, ...] = ()
+    nats: float = 0.0
+    bytes: int = 0
+    stopped: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """What answers of an extraction task may hold, as the training rows have it.
+
+    `types`: labels of frames; `roles`: the labels that arguments of a type may have, by type;
+    `heads`: whether frames hang on words of the text.
+    """
+
+    types: tuple[str, ...]
+    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    heads: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
