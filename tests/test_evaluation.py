@@ -133,3 +133,32 @@ def test_records_of_a_base(bases, small_base):
     assert (reference.kind, reference.dtype) == ("decoder", "float32")
     assert len(reference.sha256) == 64
     assert json.dumps(vars(reference))
+
+
+def test_an_encoder_reads_so_much_of_a_text_and_its_special_tokens(bases, tiny_checkpoint):
+    from tokenizers.processors import TemplateProcessing
+
+    name = str(tiny_checkpoint("bert"))
+    tokenizer = bases.get(name).tokenizer
+    (plain,) = bases.tokens(name, TEXTS[-1:])
+    assert bases.tokens(name, TEXTS[-1:], limit=5) == [plain[:5]]
+    assert bases.tokens(name, ["sea"], limit=500) == bases.tokens(name, ["sea"])
+    kept = tokenizer.backend_tokenizer.post_processor
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 1)]
+    )
+    try:
+        assert bases.tokens(name, TEXTS[-1:], limit=5) == [[2, *plain[:5], 1]]
+    finally:
+        tokenizer.backend_tokenizer.post_processor = kept
+    short, long = (bases.embed(name, TEXTS[-1:], limit=n) for n in (5, None))
+    assert np.abs(short - long).max() > 1e-4
+
+
+def test_what_was_saved_before_a_length_was_kept_reads_all(bases, small_run, tmp_path):
+    source = small_run.out / "run" / "candidates" / "tf-idf" / "adaptation"
+    main = json.loads((source / "adaptation.json").read_text())
+    assert main.pop("max_text_tokens") is None
+    shutil.copytree(source, tmp_path / "old")
+    (tmp_path / "old" / "adaptation.json").write_text(json.dumps(main))
+    assert load(tmp_path / "old").max_text_tokens is None

@@ -75,6 +75,8 @@ class Adaptation:
     `scope` is "all" or "suffix": whether the method also acts while the context is encoded. A
     `prefix` takes the place of the context's text: queries follow it, the text is not read again.
     `facts` finds the lines that are put before each query; its knowledge is saved with the rest.
+    `max_text_tokens`: how much of a text an encoder as base reads, None for all that it can; for a
+    decoder the context says it.
     """
 
     labels: tuple[str, ...]
@@ -89,6 +91,7 @@ class Adaptation:
     weights: Mapping[str, Any] = field(default_factory=dict)
     transposed: bool = False
     scope: str = "all"
+    max_text_tokens: int | None = None
     golden: Golden = field(default_factory=Golden)
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
@@ -160,6 +163,7 @@ def _main_json(adaptation: Adaptation, folder: Path, task: str) -> dict[str, Any
         "parts": adaptation.parts(),
         "method": _method_json(adaptation),
         "prefix": _prefix_json(adaptation.prefix),
+        "max_text_tokens": adaptation.max_text_tokens,
         "golden": asdict(adaptation.golden),
         "evidence": dict(adaptation.evidence),
         "files": {n: _hash(folder / n) for n in _HASHED if (folder / n).exists()},
@@ -211,6 +215,7 @@ def load(folder: Path) -> Adaptation:
             weights=weights,
             transposed=bool((main["method"] or {}).get("transposed")),
             scope=main["method"]["scope"] if main["method"] else "all",
+            max_text_tokens=_limit(main),
             golden=_golden(main),
             evidence=main["evidence"],
         )
@@ -279,6 +284,12 @@ def _context(content: dict[str, Any]) -> Context:
     shown = tuple(Example(**d) for d in content.pop("demonstrations"))
     groups = tuple(tuple(map(int, group)) for group in content.pop("groups"))
     return Context(template=template, demonstrations=shown, groups=groups, **content)
+
+
+def _limit(main: Mapping[str, Any]) -> int | None:
+    """Return the most tokens of a text; adaptations of before it was kept have none."""
+    limit = main.get("max_text_tokens")
+    return None if limit is None else int(limit)
 
 
 def _golden(main: Mapping[str, Any]) -> Golden:

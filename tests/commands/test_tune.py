@@ -38,8 +38,10 @@ def test_methods_are_listed_where_one_is_unknown(sapwood):
 TRAINED = (
     "dora", "vera(rank=8)", "ia3", "adapter(width=4)", "adapter(placement=parallel)",
     "compacter(width=4)", "reft", "layernorm", "full", "prompt(tokens=4)", "p_tuning(tokens=4)",
-    "prefix(tokens=4)", "prefix(tokens=4)+context", "lora(rank=2)+ia3", "gated(lora+adapter)",
-    "lora(start=pissa)+context", "lora(start=eva)", "compressed",
+    "prefix(tokens=4)", "prefix(tokens=4)+context", "prefix(tokens=4,start=text)",
+    "prompt(start=text)+context", "lora(rank=2)+p_tuning(tokens=4,start=text)",
+    "lora(rank=2)+ia3", "gated(lora+adapter)", "lora(start=pissa)+context",
+    "lora(start=eva)", "compressed",
 )  # fmt: skip
 
 
@@ -118,3 +120,22 @@ def test_trials_come_first_and_are_told(sapwood, small_base, write_rows, tmp_pat
     assert made["notes"]["learning_rate"] == pytest.approx(5e-4 * best["params"]["factor"])
     kept = [p.name for p in (tmp_path / "out" / "run" / "candidates").iterdir()]
     assert not [name for name in kept if "trial" in name]
+
+
+@pytest.mark.parametrize("kind", ["t5", "xlnet"])
+@pytest.mark.parametrize("method", ["lora", "prompt(start=text)", "lora+context"])
+def test_a_kind_it_cannot_train_is_refused_in_one_sentence_with_what_to_do(
+    sapwood, tiny_checkpoint, write_rows, tmp_path, method, kind
+):
+    """It is told as soon as the base is opened, whatever is to train."""
+    ran = sapwood(
+        "tune", write_rows(tmp_path / "d.csv"), "--model", tiny_checkpoint(kind), "--method",
+        method, "--encoder", "none", "--device", "cpu", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert ran.code == 5 and "Traceback" not in ran.err
+    said = ran.err.splitlines()
+    (place,) = [n for n, line in enumerate(said) if line.startswith("E-MODEL-009")]
+    assert "does not adapt yet" in said[place] and kind in said[place]
+    assert said[place + 1].startswith("  Fix: use a decoder or an encoder")
+    assert len(said) == place + 2
+    assert not (tmp_path / "out" / "adaptation").exists() and not ran.out

@@ -10,10 +10,15 @@ from sapwood.errors import ConfigError, ModelError
 from sapwood.methods import bank_layer
 from sapwood.methods.adapter import Adapter
 from sapwood.methods.bank import Bank
+from sapwood.methods.compacter import Compacter
 from sapwood.methods.dora import Dora
+from sapwood.methods.hub_adapter import HubAdapter
 from sapwood.methods.ia3 import Ia3
 from sapwood.methods.lora import Lora
 from sapwood.methods.parts import Part, detach, merge, parts, weights, weights_key
+from sapwood.methods.reft import Reft
+from sapwood.methods.together import parse
+from sapwood.methods.vera import Vera
 from sapwood.models.decoder import Decoder
 from sapwood.models.layout import Row, build_pack
 from sapwood.testing import KINDS, tiny_net
@@ -24,10 +29,16 @@ METHODS = {
     "ia3": Ia3(),
     "neck": Adapter(width=6, placement="houlsby", activation="gelu", scale=0.5),
     "neck2": Adapter(width=3),
+    "dora": Dora(rank=3, alpha=5.0, rslora=True),
+    "dora2": Dora(rank=2, targets=("value", "ff-in", "ff-out")),
+    "vera": Vera(rank=6),
+    "beside": Adapter(width=5, placement="parallel", scale=2.0),
+    "beside2": Adapter(width=4, placement="parallel", activation="gelu"),
 }
 ROWS = [Row(ids=list(range(20 + n, 20 + n + size)), wanted=range(size))
-        for n, size in enumerate((9, 4, 12, 7, 5, 9))]  # fmt: skip
-OWNERS = ("ia3", "large", "small", "neck", "", "neck2")
+        for n, size in enumerate((9, 4, 12, 7, 5, 9, 6, 5, 8, 4, 7))]  # fmt: skip
+OWNERS = ("ia3", "large", "small", "neck", "", "neck2", "dora", "beside", "vera", "dora2",
+          "beside2")  # fmt: skip
 
 
 def fill(named: dict[str, nn.Parameter], seed: int) -> None:
@@ -83,9 +94,10 @@ def test_a_mixed_batch_equals_each_adaptation_alone(kind, stacked, monkeypatch):
 
 
 @pytest.mark.parametrize("stacked", [1000, 0])
-def test_weights_of_a_sum_are_those_of_the_merged_branches(stacked, monkeypatch):
+@pytest.mark.parametrize("pair", [("small", "large"), ("dora", "vera"), ("dora", "dora2")])
+def test_weights_of_a_sum_are_those_of_the_merged_branches(pair, stacked, monkeypatch):
     monkeypatch.setattr(bank_layer, "STACKED_FLOAT32", stacked)
-    methods = {"a": METHODS["small"], "b": METHODS["large"]}
+    methods = {"a": METHODS[pair[0]], "b": METHODS[pair[1]]}
     bank = bank_of("llama", methods)
     pack = build_pack(ROWS)
     with torch.no_grad(), bank.using({0: {"a": 0.5, "b": 2.0}, 2: {"b": 1.0}}, pack.rows):
@@ -199,14 +211,15 @@ def test_gradients_with_dropout_are_those_of_the_function_that_ran():
     for tensor in own.values():
         tensor.data = tensor.data.double()
     layer = next(part for _, part in parts(bank.net)).train()
+    trained = bank.weights("a")
     x = torch.randn(5, 32, dtype=torch.float64, requires_grad=True)
 
-    def run(x, a, b):
+    def run(x, *_):
         torch.manual_seed(5)
         with bank.using({1: {"a": 0.7}}, torch.tensor([0, 1, 1, 0, 1])):
             return layer(x)
 
-    assert torch.autograd.gradcheck(run, (x, layer.lora_A[0], layer.lora_B[0]))
+    assert torch.autograd.gradcheck(run, (x, *trained.values()))
 
 
 def test_stored_tensors_come_back_and_strangers_are_refused():
@@ -226,11 +239,14 @@ def test_stored_tensors_come_back_and_strangers_are_refused():
 def test_what_cannot_be_mixed_is_refused_and_leaves_the_base():
     net = tiny_net("llama")
     for name, method in {
-        "dora": Dora(rank=2),
-        "pissa": Lora(rank=2, start="pissa"),
-        "parallel": Adapter(width=2, placement="parallel"),
+        "not Hypercomplex": Compacter(width=4),
+        "not HubBottleneck": HubAdapter(width=4),
+        "not Intervention": Reft(rank=2),
+        "frozen starting point": Lora(rank=2, start="pissa"),
+        "wraps one layer twice": parse("dora(targets='ff-out')+adapter"),
+        "it has a gate": parse("gated(lora+adapter(placement=houlsby))"),
     }.items():
-        with pytest.raises(ConfigError, match=f"'{name}'.* cannot be in a bank"):
+        with pytest.raises(ConfigError, match=f"cannot be in a bank: .*{name}"):
             Bank(net, {"ok": Lora(rank=2), name: method})
         assert not any(isinstance(module, Part) for module in net.modules())
     bank = Bank(net, {"one": Lora(rank=2)})

@@ -16,6 +16,7 @@ from sapwood.methods.adapter import Adapter
 from sapwood.methods.compacter import Compacter
 from sapwood.methods.dora import Dora
 from sapwood.methods.full import Full
+from sapwood.methods.fusion import Fusion
 from sapwood.methods.ia3 import Ia3
 from sapwood.methods.lora import Lora
 from sapwood.methods.p_tuning import PTuning
@@ -42,6 +43,7 @@ SMALL = {
     "prompt": Prompt(tokens=3),
     "p_tuning": PTuning(tokens=3, width=8),
     "prefix": Prefix(tokens=3),
+    "fusion": Fusion(members=(Adapter(width=4), Adapter(width=8, activation="gelu"))),
     "together": Together(methods=(Lora(rank=2), Adapter(width=8)), gated=True),
 }
 # What makes no sense, and why.
@@ -80,7 +82,8 @@ def test_a_method_keeps_its_promises_or_is_refused(name, kind):
     found = check_method(method, net, run_tiny, starts_unchanged=unchanged, idle=IDLE)
     assert found.merges == (name in MERGES)
     assert found.packed == (kind in KINDS)
-    assert found.trained < 0.25 * sum(p.numel() for p in net.parameters()) or name == "full"
+    large = ("full", "fusion")  # fusion trains three whole matrices a place, whatever the adapters
+    assert found.trained < 0.25 * sum(p.numel() for p in net.parameters()) or name in large
     assert found.saved_bytes <= 2.0
 
 

@@ -333,6 +333,10 @@ def test_wrong_settings_are_named():
         assert "go together" in said and "0 or more" in said
     with pytest.raises(ConfigError, match="width"):
         PTuning(width=0)
+    for method in (Prompt, PTuning):
+        with pytest.raises(ConfigError, match="which text to start from") as caught:
+            method(tokens=2, start="text").attach(net := tiny_net("llama"))
+        assert "text_ids" in caught.value.fix and not list(parts(net))
     with pytest.raises(ConfigError, match="not in the base's vocabulary of 300"):
         Prompt(tokens=2, start="text", text_ids=(4, 300)).attach(tiny_net("llama"))
     net = Prompt(tokens=2).attach(tiny_net("llama"))

@@ -166,6 +166,18 @@ def test_an_encoder_decoder_is_refused(broken: Path) -> None:
         resolve_base(str(broken))
 
 
+@pytest.mark.parametrize("kind", ["xlnet", "t5"])
+def test_a_kind_that_transformers_would_load_is_refused_by_its_name(
+    kind: str, broken: Path
+) -> None:
+    """Such as a T5 without its decoder."""
+    config = json.loads((broken / "config.json").read_text())
+    config |= {"model_type": kind, "architectures": ["XLNetLMHeadModel"]}
+    (broken / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=f"of the kind '{kind}', which Sapwood does not adapt"):
+        resolve_base(str(broken))
+
+
 def test_the_hash_ignores_how_files_are_split(broken: Path) -> None:
     whole = weights_hash(broken)
     tensors = load_file(broken / "model.safetensors")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -78,6 +80,20 @@ def test_many_classes_of_few_rows():
     names = [f"intent {i:03d}" for i in range(150)]
     probe = Probe.fit(features, [names[i] for i in gold], labels=names)
     assert (probe.probabilities(centres).argmax(1) == np.arange(150)).mean() > 0.95
+
+
+def test_more_classes_than_half_the_rows_is_no_reason_to_warn():
+    """Warnings are errors here; scikit-learn's others still come through."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(20, 8))
+    features = np.concatenate([centres, centres[:10] + 0.1 * rng.normal(size=(10, 8))])
+    gold = np.concatenate([np.arange(20), np.arange(10)])
+    found = fit_logistic(features, gold, 20, strengths=[0.1, 1.0, 10.0])
+    assert (found.probabilities(centres).argmax(1) == np.arange(20)).mean() > 0.9
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        LogisticRegression(C=1.0).fit(features, gold)
+    assert any(logistic._FEW_ROWS in str(warning.message) for warning in seen)
 
 
 def test_constant_and_huge_columns():

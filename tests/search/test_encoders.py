@@ -50,11 +50,11 @@ def bench(encoder, bases, write_rows, tmp_path):
     """Maker of workbenches over one data file and one folder, as a second start would see them."""
     data = write_rows(tmp_path / "reviews.csv")
 
-    def make(*only, out="out", model=encoder, beside=None, seconds=600.0, **tuning):
+    def make(*only, out="out", model=encoder, beside=None, seconds=600.0, limit=256, **tuning):
         tuning = {"epochs": 2.0, **tuning}
         job = Job(
             data=str(data), out=tmp_path / out, model=str(model), seconds=seconds, encoder=beside,
-            only=(*BASELINES, *only) if only else (), tuning=Tuning(**tuning),
+            max_length=limit, only=(*BASELINES, *only) if only else (), tuning=Tuning(**tuning),
         )  # fmt: skip
         folder = job.out / "run"
         folder.mkdir(parents=True, exist_ok=True)
@@ -178,7 +178,7 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(bench, stop):
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(bench, monkeypatch):
-    monkeypatch.setattr("sapwood.search.course.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("sapwood.search.encoders.CHECKPOINT_SECONDS", 0.0)
     quiet = bench("adapter", out="quiet")
     run(quiet)
     loud = bench("adapter", out="loud")
@@ -197,6 +197,28 @@ def test_the_encoder_beside_a_decoder_is_tuned_and_read(bench, bases, small_base
     result = run(made)["encoder-lora"]
     assert result["status"] == "finished", result["why"]
     assert load(made.candidate_folder("encoder-lora") / "adaptation").base.name == encoder
+
+
+@pytest.mark.parametrize("name", ["knn", "probe", "head", "lora", "prefix(tokens=4,start=text)"])
+def test_no_more_of_a_text_is_read_than_asked_for_nor_when_it_predicts(bench, bases, name):
+    made = bench(name, limit=12, learning_rate=1e-2)
+    result = run(made)[name]
+    assert result["status"] == "finished", result["why"]
+    folder = made.candidate_folder(name)
+    adaptation = load(folder / "adaptation")
+    assert adaptation.max_text_tokens == 12
+    assert name in ("knn", "probe") or result["tokens_per_query"] == 12
+    texts = [e.text for e in made.splits.dev]
+    with Predictor(adaptation, bases) as predictor:
+        check_golden(predictor)
+        found = predictor.probabilities(texts)
+        np.testing.assert_allclose(found, np.load(folder / "dev" / "probabilities.npy"), atol=1e-5)
+        others = predictor.probabilities([f"{text} and so on" for text in texts])
+        np.testing.assert_allclose(others, found, atol=1e-5)
+    whole = bench(name, out="whole", learning_rate=1e-2)
+    run(whole)
+    other = np.load(whole.candidate_folder(name) / "dev" / "probabilities.npy")
+    assert np.abs(other - found).max() > 1e-4
 
 
 def test_without_time_nothing_is_trained(bench, encoder):

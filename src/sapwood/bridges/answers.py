@@ -88,6 +88,8 @@ def content_hash(made: Adaptation) -> str:
     settings, arrays = made.readout.state()
     content = [asdict(made.base) if made.base else None, settings, made.scope, list(made.labels)]
     content.append(asdict(made.context) if made.context else None)
+    if made.max_text_tokens is not None:
+        content.append({"max_text_tokens": made.max_text_tokens})
     digest = sha256(json.dumps(content, sort_keys=True, default=str).encode())
     tensors = dict(made.weights)
     if made.prefix is not None:

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from sapwood.adaptation import Adaptation
 from sapwood.bridges.answers import attached, content_hash, finished, reader_of
-from sapwood.bridges.course import Course, Curve
 from sapwood.errors import ConfigError
 from sapwood.evaluation import Bases
 from sapwood.interfaces import Event, Example
@@ -28,7 +27,8 @@ from sapwood.metrics import label_indices
 from sapwood.models.decoder import Decoder, Prefix
 from sapwood.readouts import bias
 from sapwood.readouts.verbalizer import Verbalizer
-from sapwood.training import Recipe, Supervision, target
+from sapwood.training import Recipe, Supervision, make_optimiser, target
+from sapwood.training.course import Curve, Trained, completed
 
 STARTS = ("first", "last", "even", "pooled")
 
@@ -93,16 +93,17 @@ def compress(
         if rows and settings.recipe is not None:
             tensor = tensor.float().requires_grad_()
             targets = [target(p, int(g), reader.trie) for p, g in zip(prompts, gold, strict=True)]
-            curve = yield from Course(
+            trained = Trained(
                 name="prefix",
                 supervised=Supervision(
                     decoder, targets, reader.trie, prefix=lambda: seated(tensor, decoder)
                 ),
                 weights={"prefix": tensor},
+                optimiser=make_optimiser([tensor], settings.recipe),
                 recipe=settings.recipe,
-                folder=folder,
                 identity=[content_hash(made), asdict(settings), texts, gold.tolist()],
-            ).steps()
+            )
+            curve = yield from completed(trained, folder)
             readout = Verbalizer(
                 labels=made.labels, bias=bias.none(len(made.labels)), normalise="trie"
             )

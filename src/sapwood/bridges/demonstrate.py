@@ -20,7 +20,6 @@ from torch import Tensor
 
 from sapwood.adaptation import Adaptation
 from sapwood.bridges.answers import finished
-from sapwood.bridges.course import Course, Curve
 from sapwood.context.prompter import Context, Prompter
 from sapwood.context.select import Stratified
 from sapwood.context.template import Template, default_template
@@ -36,7 +35,8 @@ from sapwood.models.layout import Row
 from sapwood.models.trie import build_trie
 from sapwood.readouts import bias
 from sapwood.readouts.verbalizer import Verbalizer
-from sapwood.training import Recipe, Seat, Target, check_trainable, packed
+from sapwood.training import Recipe, Seat, Target, check_trainable, make_optimiser, packed
+from sapwood.training.course import Curve, Trained, completed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,14 +226,15 @@ def demonstrate(
         net.train()
         scripts = [Script(tokenizer, task, settings.max_text_tokens) for task in tasks]
         weights = parts.weights(net)
-        curve = yield from Course(
+        trained = Trained(
             name="demonstrations",
             supervised=Episodes(decoder, scripts, settings),
             weights=weights,
+            optimiser=make_optimiser(list(weights.values()), settings.recipe),
             recipe=settings.recipe,
-            folder=folder,
             identity=[asdict(settings), bases.get(base).sha256, [asdict(task) for task in tasks]],
-        ).steps()
+        )
+        curve = yield from completed(trained, folder)
         kept = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
         transposed = parts.transposed(net)
     finally:

@@ -24,7 +24,6 @@ from sapwood.bridges.answers import (
     reader_of,
 )
 from sapwood.bridges.compress import Compression, prefix_tensor, seated, shortened
-from sapwood.bridges.course import Course, Curve, digest
 from sapwood.context.prompter import Context
 from sapwood.context.template import default_template
 from sapwood.errors import ConfigError, DataError
@@ -38,7 +37,8 @@ from sapwood.models.labels import LabelHead
 from sapwood.models.trie import LabelTrie
 from sapwood.readouts import bias
 from sapwood.readouts.verbalizer import Verbalizer
-from sapwood.training import Recipe, Seat, check_trainable, packed
+from sapwood.training import Recipe, Seat, check_trainable, make_optimiser, packed
+from sapwood.training.course import Curve, Trained, completed, digest
 
 LEAST_TEXTS = 8  # fewer teach nothing and leave none to compare teacher and student on
 
@@ -206,14 +206,16 @@ class _Lesson:
         """Train `weights` under `seat`."""
         reader = self.reader
         supervised = SoftSupervision(reader.decoder, self.prompts, self.answers, reader.trie, seat)
-        return Course(
+        recipe = self.settings.recipe
+        trained = Trained(
             name="student",
             supervised=supervised,
             weights=weights,
-            recipe=self.settings.recipe,
-            folder=folder,
+            optimiser=make_optimiser(list(weights.values()), recipe),
+            recipe=recipe,
             identity=self.identity,
-        ).steps()
+        )
+        return completed(trained, folder)
 
 
 def _lesson(

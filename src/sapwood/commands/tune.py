@@ -20,8 +20,9 @@ OTHERS = ("compressed", "head")
     default="lora",
     show_default=True,
     help="What trains: lora, dora, adapter, prefix, ... ('sapwood tune --methods' lists them), "
-    'with settings as "lora(rank=4)", several as lora+ia3, under demonstrations as '
-    "lora+context; 'compressed': demonstrations made a prefix; 'head': on encoders.",
+    'with settings as "lora(rank=4)", "prefix(start=text)" from words of the task, several as '
+    "lora+ia3, under demonstrations as lora+context; 'compressed': demonstrations made a prefix; "
+    "'head': on encoders.",
 )
 @click.option(
     "--trials",

@@ -77,17 +77,25 @@ class Bases:
             self._encoders[name] = Encoder(self.get(name).net)
         return self._encoders[name]
 
-    def tokens(self, name: str, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of texts as an encoder reads them, cut to what it reads at most."""
+    def tokens(
+        self, name: str, texts: Sequence[str], *, limit: int | None = None
+    ) -> list[list[int]]:
+        """Return the token ids of texts as an encoder reads them, cut to what it reads at most.
+
+        `limit`: the most tokens of one text; special tokens come on top of it.
+        """
         base = self.get(name)
-        coded = base.tokenizer(
-            list(texts), truncation=True, max_length=min(base.max_length, 512), verbose=False
-        )
+        most = min(base.max_length, 512)
+        if limit is not None:
+            most = min(most, limit + base.tokenizer.num_special_tokens_to_add())
+        coded = base.tokenizer(list(texts), truncation=True, max_length=most, verbose=False)
         return [list(ids) for ids in coded["input_ids"]]
 
-    def embed(self, name: str, texts: Sequence[str], *, pooling: str = "mean") -> Floats:
-        """Return one vector for each text from an encoder, (texts, hidden)."""
-        return self.encoder(name).features(self.tokens(name, texts), pooling)
+    def embed(
+        self, name: str, texts: Sequence[str], *, pooling: str = "mean", limit: int | None = None
+    ) -> Floats:
+        """Return one vector for each text from an encoder, (texts, hidden); `limit`: see tokens."""
+        return self.encoder(name).features(self.tokens(name, texts, limit=limit), pooling)
 
     def reference(self, name: str) -> BaseRef:
         """Return what an adaptation records of a base."""

@@ -55,6 +55,7 @@ class Chooser:
     ) -> tuple[Floats | None, Floats | None]:
         if self.embedder is None:
             return None, None
+        limit = self.context.max_text_tokens  # what is shown is what is compared
         if self._pool is None:
-            self._pool = self.bases.embed(self.embedder, known)
-        return self._pool, self.bases.embed(self.embedder, asked)
+            self._pool = self.bases.embed(self.embedder, known, limit=limit)
+        return self._pool, self.bases.embed(self.embedder, asked, limit=limit)

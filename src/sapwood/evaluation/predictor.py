@@ -84,7 +84,8 @@ class Predictor:
         if made.base.kind == "encoder":
             assert made.method is None or self._net is not None, "use it in a with block"
             pooling = str(self._settings.get("pooling", "mean"))
-            return self.bases.embed(made.base.name, texts, pooling=pooling)
+            limit = made.max_text_tokens
+            return self.bases.embed(made.base.name, texts, pooling=pooling, limit=limit)
         assert self._reader is not None, "use the predictor in a with block"
         normalise = str(self._settings.get("normalise", "vocabulary"))
         reading = self._reader.read(texts, normalise=normalise)

@@ -12,6 +12,7 @@ METHODS = {
     "bitfit": "sapwood.methods.bitfit:BitFit",
     "layernorm": "sapwood.methods.bitfit:LayerNorm",
     "full": "sapwood.methods.full:Full",
+    "fusion": "sapwood.methods.fusion:Fusion",
     "together": "sapwood.methods.together:Together",
     "prompt": "sapwood.methods.prompt:Prompt",
     "p_tuning": "sapwood.methods.p_tuning:PTuning",

@@ -1,4 +1,4 @@
-"""Many adaptations on one frozen base in one batch: LoRA, IA3 and bottlenecks, named.
+"""Many adaptations on one frozen base in one batch, named: low-rank ones, IA3 and bottlenecks.
 
 Which of them a row of tokens goes through is said for each pass: row -> {name: weight}, so weighted
 sums and rows of the plain base come free. `bank_layer` has the arithmetic.
@@ -14,26 +14,31 @@ import torch
 from torch import Tensor, nn
 
 from sapwood.errors import ConfigError, ModelError
-from sapwood.methods.adapter import Bottleneck
+from sapwood.methods.adapter import Bottleneck, Tap
 from sapwood.methods.bank_layer import BankLayer, Passing, Sharing, Use
+from sapwood.methods.dora import DoraLayer
 from sapwood.methods.ia3 import Ia3Layer
 from sapwood.methods.lora import LoraLayer
 from sapwood.methods.parts import Method, Part, detach, innermost, parts
+from sapwood.methods.vera import VeraLayer
 from sapwood.registry import did_you_mean
 
 # What a part trains when it is no more than the bank reproduces: a gate, say, adds a name.
 _PLAIN: dict[type[Part], set[str]] = {
     LoraLayer: {"lora_A.weight", "lora_B.weight"},
+    DoraLayer: {"lora_A.weight", "lora_B.weight", "lora_magnitude_vector"},
+    VeraLayer: {"vera_lambda_b", "vera_lambda_d"},
     Ia3Layer: {"ia3_l"},
     Bottleneck: {f"adapter_{a}.{b}" for a in ("down", "up") for b in ("weight", "bias")},
+    Tap: set(),
 }
 
 
 class Bank:
     """N named adaptations attached to one frozen base, as parts; by itself the base is plain.
 
-    `methods`: LoRA, IA3 or bottleneck adapters by name; each starts as it would alone from `seed`,
-    or from its own in a mapping.
+    `methods`: LoRA, DoRA, VeRA, IA3 or bottleneck adapters by name; each starts as it would alone
+    from `seed`, or from its own in a mapping.
     Inside `using` rows go through adaptations, outside of it through none. Raises ConfigError:
     E-CONFIG-096 a method that cannot be mixed, E-CONFIG-097 the net has parts already.
     """
@@ -147,8 +152,9 @@ class Bank:
 def _check_mixable(name: str, method: Any, part: Part) -> None:
     """Raise ConfigError (E-CONFIG-096) for a part that a bank cannot reproduce."""
     why = ""
-    if type(part) not in (LoraLayer, Ia3Layer, Bottleneck):
-        why = "only LoRA, IA3 and bottlenecks after a sublayer can be mixed in one batch"
+    if type(part) not in _PLAIN:
+        known = "LoRA, DoRA, VeRA, IA3 and bottlenecks that read a sublayer"
+        why = f"only {known} can be mixed in one batch, not {type(part).__name__}"
     elif getattr(method, "start", "plain") == "pissa":
         why = "its frozen starting point is no part of the base that all share; use start='eva'"
     elif isinstance(part.base_layer, Part) or innermost(part) is not part.base_layer:

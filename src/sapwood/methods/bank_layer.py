@@ -2,10 +2,12 @@
 
 At each layer the low-rank rows of the active adaptations are stacked, two dense products run over
 all tokens, and the columns that a token does not own are zeroed (mask value = scale x weight), so
-mixed ranks, weighted sums of adaptations and rows of the plain base cost nothing extra. Beyond
-`STACKED` rows each adaptation's own tokens are taken instead, the grouping of Punica (Chen et al.,
-arXiv 2310.18547) and S-LoRA (Sheng et al., 2311.03285). One node of the graph a layer, in training
-too (cf. mLoRA, Ye et al., 2312.02515).
+mixed ranks, weighted sums of adaptations and rows of the plain base cost nothing extra. DoRA's gain
+g is two such things: g B in the place of B, and a factor 1 + weight (g - 1) on the token's x W^T,
+which is then kept for the backward pass; so a weight w of any low-rank one adds w times the change
+of the weight that it would be merged to. Beyond `STACKED` rows each adaptation's own tokens are
+taken instead, the grouping of Punica (Chen et al., arXiv 2310.18547) and S-LoRA (Sheng et al.,
+2311.03285). One node of the graph a layer, in training too (cf. mLoRA, Ye et al., 2312.02515).
 """
 
 from __future__ import annotations
@@ -17,9 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sapwood.methods.adapter import Bottleneck
+from sapwood.methods.adapter import Bottleneck, Tap
 from sapwood.methods.ia3 import Ia3Layer
-from sapwood.methods.lora import LoraLayer
 from sapwood.methods.low_rank import LowRank, product
 from sapwood.methods.parts import Part
 
@@ -95,54 +96,58 @@ class _Stacked(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *given: Any) -> Tensor:
-        x, layer, plan, *factors = given
+        x, layer, plan, gain, *factors = given
         out: Tensor
-        out, inner = layer.compute_all(x, plan, factors)
-        ctx.save_for_backward(x, *inner)
+        out, plain, inner = layer.compute_all(x, plan, gain, factors)
+        ctx.save_for_backward(x, gain, plain, *inner)
         ctx.layer, ctx.plan, ctx.factors = layer, plan, factors
         ctx.versions = [t._version for t in factors]
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        x, *inner = ctx.saved_tensors
+        x, gain, plain, *inner = ctx.saved_tensors
         if ctx.versions != [t._version for t in ctx.factors]:
             raise RuntimeError("LoRA weights changed between the forward and the backward pass.")
         grad, flat = grads[0].flatten(0, -2), x.flatten(0, -2)
-        grad_x = ctx.layer.back(grad) if ctx.needs_input_grad[0] else None
+        through, grad_x, grad_gain = grad, None, None
+        if gain is not None:
+            through, grad_gain = grad * gain, (grad * plain).sum_to_size(gain.shape)
+        grad_x = ctx.layer.back(through) if ctx.needs_input_grad[0] else None
         step = ctx.layer.sorted_back if ctx.plan.sorted else ctx.layer.stacked_back
         made = step((flat, grad, grad_x), inner, ctx.plan, ctx.factors)
         made = [g.to(f.dtype) for g, f in zip(made, ctx.factors, strict=True)]
-        return (None if grad_x is None else grad_x.view_as(x), None, None, *made)
+        return (None if grad_x is None else grad_x.view_as(x), None, None, grad_gain, *made)
 
 
 class BankLayer(LowRank):
     """One linear layer of the base with what all adaptations of a bank have there.
 
     `made`: adaptation -> the part that its method put here. IA3's factors act outside of low-rank
-    branches, a weight w of them as 1 + w (factor - 1); bottlenecks act on what comes out.
+    branches, a weight w of them as 1 + w (factor - 1); bottlenecks act on what comes out, those
+    beside the sublayer on what their taps saw. The parts are no modules of this one, as they wrap
+    nothing; their parameters are.
     """
 
     def __init__(self, layer: Any, made: Mapping[str, Part], state: Passing) -> None:
-        low = {name: part for name, part in made.items() if isinstance(part, LoraLayer)}
+        low = {name: part for name, part in made.items() if isinstance(part, LowRank)}
         super().__init__(layer, rank=sum(part.rank for part in low.values()), scale=1.0)
         self.state = state
         self.branches = tuple((n, p.rank, p.scale, p.dropout) for n, p in low.items())
-        self.lora_A = nn.ParameterList([part.lora_A for part in low.values()])
-        self.lora_B = nn.ParameterList([part.lora_B for part in low.values()])
+        self._low = tuple(low.values())
+        self._taps = {name: part for name, part in made.items() if isinstance(part, Tap)}
         gains = {name: part for name, part in made.items() if isinstance(part, Ia3Layer)}
         self.before = tuple(name for name, part in gains.items() if part.before)
         self.after = tuple(name for name, part in gains.items() if not part.before)
         self.ia3_before = nn.ParameterList([gains[name].ia3_l for name in self.before])
         self.ia3_after = nn.ParameterList([gains[name].ia3_l for name in self.after])
         necks = {name: part for name, part in made.items() if isinstance(part, Bottleneck)}
-        self.neck_names = tuple((n, p.scale, p.act) for n, p in necks.items())
+        self.necks = tuple((n, p.scale, p.act, p._tap[0] is None) for n, p in necks.items())
+        self._neck_taps = {n: p._tap[0] for n, p in necks.items() if p._tap[0] is not None}
         self.downs = nn.ModuleList([part.adapter_down for part in necks.values()])
         self.ups = nn.ModuleList([part.adapter_up for part in necks.values()])
-        self.owned = {
-            name: {part.FILES.get(n, n): p for n, p in part.named_parameters() if p.requires_grad}
-            for name, part in made.items()
-        }
+        self.owned = {name: part.trained() for name, part in made.items()}
+        self.held = nn.ParameterList([t for part in low.values() for t in part.trained().values()])
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Return the trained parameters of all adaptations, ``ADAPTATION.NAME``."""
@@ -152,7 +157,7 @@ class BankLayer(LowRank):
         """Return what changes the output besides the trained tensors."""
         sharing = self.state.sharing
         used = None if sharing is None else (sharing.names, sharing.shares.tolist())
-        return f"{super().extra_repr()}, {self.branches}, {self.neck_names}, used={used}"
+        return f"{super().extra_repr()}, {self.branches}, {self.necks}, used={used}"
 
     @property
     def active(self) -> bool:
@@ -169,10 +174,14 @@ class BankLayer(LowRank):
         sharing = self.state.sharing
         if not self.active or sharing is None:
             return self.base_layer(x)
+        for name, tap in self._taps.items():
+            tap.seen = x if name in sharing.names else None
         x = _scaled(x, self.before, self.ia3_before, sharing)
         out = self._branched(x, sharing)
         out = _scaled(out, self.after, self.ia3_after, sharing)
-        return _bottlenecks(out, self.neck_names, (self.downs, self.ups), sharing)
+        states = (out.flatten(0, -2), _seen(self._neck_taps, sharing))
+        added = _bottlenecks(states, self.necks, (self.downs, self.ups), sharing)
+        return out if added is None else out + added.view(out.shape)
 
     def _branched(self, x: Tensor, sharing: Sharing) -> Tensor:
         places = {name: n for n, name in enumerate(sharing.names)}
@@ -184,31 +193,35 @@ class BankLayer(LowRank):
         alone = len(sharing.shares) > 1 and len(sharing.names) > 1 and rows > _most_stacked(x)
         seed = int(torch.randint(1 << 62, ())) if dropped else 0
         plan = _Plan(sharing=sharing, branches=tuple(found), sorted=dropped or alone, seed=seed)
-        factors = [self.lora_A[n] for n, _ in found] + [self.lora_B[n] for n, _ in found]
+        gain, factors = _factors([(self._low[n], at) for n, at in found], sharing, x.dtype)
         if torch.is_grad_enabled():
-            return _Stacked.apply(x, self, plan, *factors)  # type: ignore[no-any-return,no-untyped-call]
-        return self.compute_all(x, plan, factors)[0]
+            return _Stacked.apply(x, self, plan, gain, *factors)  # type: ignore[no-any-return,no-untyped-call]
+        return self.compute_all(x, plan, gain, factors)[0]
 
     def compute_all(
-        self, x: Tensor, plan: _Plan, factors: Sequence[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Return (output, inner products that the backward pass needs), without a graph."""
-        flat = x.flatten(0, -2)
-        out = product(flat, self.out_by_in(), self.bias)
+        self, x: Tensor, plan: _Plan, gain: Tensor | None, factors: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        """Return (output, x W^T where there is a gain, inner products), without a graph."""
+        flat, plain = x.flatten(0, -2), None
+        out = product(flat, self.out_by_in(), self.bias if gain is None else None)
+        if gain is not None:
+            plain, out = out, out * gain
+            if self.bias is not None:
+                out.add_(self.bias)
         whole = out.view(*x.shape[:-1], self.out_features)
         half = len(factors) // 2
         if not plan.sorted:
             a, b = torch.cat(list(factors[:half])), torch.cat(list(factors[half:]), 1)
             inner = (flat @ a.to(x.dtype).t()).mul_(self._columns(plan, x.dtype))
             out.addmm_(inner, b.to(x.dtype).t())
-            return whole, [inner]
+            return whole, plain, [inner]
         kept = []
         for number, (where, weight, mask) in enumerate(self._spans(plan, flat)):
             own = flat[where] if mask is None else flat[where] * mask
             inner = (own @ factors[number].to(x.dtype).t()).mul_(weight)
             _add(out, where, inner, factors[half + number].to(x.dtype).t())
             kept.append(inner)
-        return whole, kept
+        return whole, plain, kept
 
     def stacked_back(
         self, states: tuple[Tensor, ...], inner: Any, plan: _Plan, factors: Sequence[Tensor]
@@ -259,6 +272,26 @@ class BankLayer(LowRank):
             yield where, whole if isinstance(whole, float) else whole.to(flat.dtype), mask
 
 
+def _factors(
+    active: Sequence[tuple[LowRank, int]], sharing: Sharing, dtype: torch.dtype
+) -> tuple[Tensor | None, list[Tensor]]:
+    """Return the gain of each token's x W^T, if any has one, and the A's and B's of branches.
+
+    `active`: each with the number of its adaptation.
+    """
+    pairs, gains, owners = [], [], []
+    for part, at in active:
+        (a, b), gain = part.factors(), part.gain()
+        if gain is not None:
+            b = b * gain[:, None]
+            gains.append(gain - 1)
+            owners.append(at)
+        pairs.append((a, b))
+    whole = 1 + sharing.shares[:, owners] @ torch.stack(gains) if gains else None
+    factors = [a for a, _ in pairs] + [b for _, b in pairs]
+    return None if whole is None else whole.to(dtype), factors
+
+
 def _drop_mask(x: Tensor, share: float, seed: int) -> Tensor:
     generator = torch.Generator(x.device).manual_seed(seed)
     kept = torch.rand(x.shape, generator=generator, device=x.device) >= share
@@ -289,28 +322,50 @@ def _scaled(x: Tensor, names: Sequence[str], factors: Any, sharing: Sharing) -> 
     return x * (gain if len(gain) == 1 else gain.view(x.shape))
 
 
-def _bottlenecks(
-    out: Tensor, necks: Sequence[tuple[str, float, Any]], layers: Any, sharing: Sharing
-) -> Tensor:
-    """Return `out` with what the bottlenecks of each token's adaptations add."""
-    kinds: dict[str, list[int]] = {}
-    for number, (name, _, act) in enumerate(necks):
+def _seen(taps: Mapping[str, Tap], sharing: Sharing) -> Tensor | None:
+    """Return what the taps of active adaptations saw, (tokens, hidden): of one block all the same.
+
+    They let go of it. None where no active one has a tap.
+    """
+    found: Tensor | None = None
+    for name, tap in taps.items():
         if name in sharing.names:
-            kinds.setdefault(type(act).__name__, []).append(number)
-    flat = out.flatten(0, -2)
-    added = []
-    for numbers in kinds.values():  # those with one activation at once
+            assert tap.seen is not None, "the feed-forward part did not run before its end"
+            found, tap.seen = tap.seen.flatten(0, -2), None
+    return found
+
+
+def _bottlenecks(
+    states: tuple[Tensor, Tensor | None],
+    necks: Sequence[tuple[str, float, Any, bool]],
+    layers: Any,
+    sharing: Sharing,
+) -> Tensor | None:
+    """Return what the bottlenecks of each token's adaptations add, (tokens, hidden), if any.
+
+    `states`: the sublayer's output and what taps saw; `necks`: (adaptation, scale, activation,
+    whether it reads the output).
+    """
+    kinds: dict[tuple[str, bool], list[int]] = {}
+    for number, (name, _, act, after) in enumerate(necks):
+        if name in sharing.names:
+            kinds.setdefault((type(act).__name__, after), []).append(number)
+    total: Tensor | None = None
+    for (_, after), numbers in kinds.items():  # those with one activation and input at once
+        read = states[0 if after else 1]
+        assert read is not None
         downs, ups = ([layers[side][n] for n in numbers] for side in (0, 1))
         owners = [(sharing.names.index(necks[n][0]), necks[n][1]) for n in numbers]
         widths = [
             (at, scale, len(down.bias)) for (at, scale), down in zip(owners, downs, strict=True)
         ]
-        down = torch.cat([layer.weight for layer in downs]).to(out.dtype)
-        start = torch.cat([layer.bias for layer in downs]).to(out.dtype)
-        inner = necks[numbers[0]][2](nn.functional.linear(flat, down, start))
-        inner = inner * sharing.columns(widths, out.dtype)
-        up = torch.cat([layer.weight for layer in ups], 1).to(out.dtype)
-        ends = torch.stack([layer.bias for layer in ups]).to(out.dtype)
-        shares = sharing.columns([(at, scale, 1) for at, scale in owners], out.dtype)
-        added.append(nn.functional.linear(inner, up) + shares @ ends)
-    return out + sum(added).view(out.shape) if added else out  # type: ignore[union-attr]
+        down = torch.cat([layer.weight for layer in downs]).to(read.dtype)
+        start = torch.cat([layer.bias for layer in downs]).to(read.dtype)
+        inner = necks[numbers[0]][2](nn.functional.linear(read, down, start))
+        inner = inner * sharing.columns(widths, read.dtype)
+        up = torch.cat([layer.weight for layer in ups], 1).to(read.dtype)
+        ends = torch.stack([layer.bias for layer in ups]).to(read.dtype)
+        shares = sharing.columns([(at, scale, 1) for at, scale in owners], read.dtype)
+        added = nn.functional.linear(inner, up) + shares @ ends
+        total = added if total is None else total + added
+    return total

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from sapwood.errors import ConfigError
 from sapwood.methods.depth import within
 from sapwood.methods.low_rank import LowRank
-from sapwood.methods.parts import Method, parts
+from sapwood.methods.parts import Method, Part, detach, parts
 from sapwood.methods.places import ALL_LINEAR, Place, find, pattern
 
 STARTS = ("plain", "pissa", "eva")
@@ -33,7 +33,8 @@ class Lora(Method):
     `alpha_pattern`: other values for single module paths; `plus` >= 1: B learns so many times
     faster than A (LoRA+ recommends 16 for large nets); `start`: "plain" (B is zero), "pissa" (the
     principal part of the base's weight trains) or "eva" (A from the inputs, see
-    `start_from_inputs`). Whatever the start, the output does not change at first. `layers`: the
+    `start_from_inputs`). Whatever the start, the output does not change at first. `rho` >= 1, for
+    "eva": ranks move between layers, none above `rho` times its own, their sum stays. `layers`: the
     numbers of the blocks to train, from 0, all if empty; below the first nothing has a gradient.
     """
 
@@ -47,6 +48,7 @@ class Lora(Method):
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     plus: float = 1.0
     start: str = "plain"
+    rho: float = 1.0
     layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -55,6 +57,10 @@ class Lora(Method):
             others.append(f"LoRA's plus must be 1 or more, got {self.plus}.")
         if self.start not in STARTS:
             others.append(f"LoRA's start must be one of {', '.join(STARTS)}, got '{self.start}'.")
+        if self.rho < 1:
+            others.append(f"LoRA's rho must be 1 or more, got {self.rho}.")
+        elif self.rho > 1 and self.start != "eva":
+            others.append("LoRA's rho moves ranks by what inputs show: it needs start=eva.")
         check_low_rank("LoRA", self.rank, self.alpha, self.dropout, others)
 
     def attach(self, net: Any, *, seed: int = 0) -> Any:
@@ -70,7 +76,8 @@ class Lora(Method):
             scale = alpha / (rank**0.5 if self.rslora else rank)
             layer: Any = place.module
             made = LoraLayer(layer, rank=rank, scale=scale, dropout=self.dropout)
-            made.by_inputs = self.start == "eva"
+            made.power = 0.5 if self.rslora else 1.0
+            made.by_inputs = self.rho if self.start == "eva" else 0.0
             if self.start == "pissa":
                 made.start_from_weight()
             return made
@@ -84,6 +91,7 @@ class Lora(Method):
         words = [f"lora r={self.rank}", *(["rslora"] if self.rslora else [])]
         words += [f"{len(self.layers)} blocks"] if self.layers else []
         words += [self.start] if self.start != "plain" else []
+        words += [f"rho {self.rho:g}"] if self.rho > 1 else []
         return ", ".join(words)
 
     def rate(self, name: str) -> float:
@@ -96,7 +104,7 @@ class Lora(Method):
         PiSSA's frozen starting point becomes half of a branch of twice the rank.
         """
         if self.start != "pissa":
-            return replace(self, start="plain", plus=1.0)
+            return replace(self, start="plain", plus=1.0, rho=1.0)
         twice = 2**0.5 if self.rslora else 2.0
         return replace(
             self,
@@ -122,7 +130,9 @@ class LoraLayer(LowRank):
         self.lora_A = nn.Parameter(torch.empty(rank, self.in_features, device=device))
         self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, device=device))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-        self.by_inputs = False  # whether A waits for `start_from_inputs`
+        self.by_inputs = 0.0  # rho, where A waits for `start_from_inputs`
+        self.power = 1.0  # the scale is alpha / rank to this power
+        self.alpha: float | None = None  # where the rank is not the one that was asked for
         self.origin_A: Tensor | None = None
         self.origin_B: Tensor | None = None
 
@@ -137,6 +147,22 @@ class LoraLayer(LowRank):
         self.lora_B.copy_(left[:, : self.rank] * root)
         self.lora_A.copy_(root[:, None] * right[: self.rank])
         self.origin_A, self.origin_B = self.lora_A.clone(), -self.lora_B
+
+    @torch.no_grad()
+    def start_from_directions(self, top: Tensor) -> None:
+        """Start A with `top`, (rank, inputs), and B with zeros; the scale stays whatever the rank.
+
+        The trained tensors stay the same objects; without any direction they take no gradient.
+        """
+        rank, there = len(top), self.lora_A.device
+        if rank not in (self.rank, 0):
+            self.alpha = self.scale * rank**self.power
+            self.scale = self.alpha / rank**self.power  # as it is when it was saved and loaded
+        self.rank = rank
+        self.lora_A.data = top.to(there).float().contiguous()
+        self.lora_B.data = torch.zeros(self.out_features, rank, device=there)
+        for tensor in (self.lora_A, self.lora_B):
+            tensor.requires_grad_(rank > 0)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return A and B, with the frozen starting point behind them if there is one."""
@@ -223,13 +249,13 @@ def freeze(net: Any) -> None:
 
 @torch.no_grad()
 def start_from_inputs(net: Any, run: Callable[[], None]) -> None:
-    """Start LoRA's A with the directions in which its inputs vary most (EVA's first step).
+    """Start LoRA's A with the directions in which its inputs vary most (EVA).
 
     Only where `start` is "eva"; without such a LoRA nothing runs.
 
-    `run` passes some training rows through the net; B stays zero, so nothing else changes. The
-    rank is the same everywhere: EVA's second step, which moves ranks between layers, is left to
-    `rank_pattern`.
+    `run` passes some training rows through the net; B stays zero, so nothing else changes. Where
+    `rho` is above 1 ranks move between the layers (EVA's second step, see `spread_ranks`); a layer
+    that has no rank left is the base's again. `as_ranked` says the ranks for what is saved.
     """
     layers = [p for _, p in parts(net) if isinstance(p, LoraLayer) and p.by_inputs]
     if not layers:
@@ -246,7 +272,53 @@ def start_from_inputs(net: Any, run: Callable[[], None]) -> None:
     finally:
         for hook in hooks:
             hook.remove()
+    shares, directions = [], []
     for layer in layers:
-        _, vectors = torch.linalg.eigh(moments[layer])
-        top = vectors[:, -layer.rank :].flip(1).t()  # (rank, inputs), largest first
-        layer.lora_A.copy_(top.to(layer.lora_A.device))
+        values, vectors = torch.linalg.eigh(moments.pop(layer))
+        most = min(int(layer.rank * layer.by_inputs), layer.in_features)
+        values = values.clamp_min(0).flip(0)  # largest first
+        shares.append((values[:most] / values.sum().clamp_min(1e-30)).tolist())
+        directions.append(vectors.flip(1)[:, :most].t().clone())  # (most, inputs)
+    ranks = spread_ranks(shares, sum(layer.rank for layer in layers))
+    for layer, rank, rows in zip(layers, ranks, directions, strict=True):
+        layer.start_from_directions(rows[:rank])
+    gone = {layer for layer in layers if not layer.rank}
+    if gone:
+        detach(net, keep=[part for _, part in parts(net) if part not in gone])
+
+
+def spread_ranks(shares: Sequence[Sequence[float]], total: int) -> list[int]:
+    """Return a rank for each layer, `total` together: the directions that explain most (EVA).
+
+    `shares`: for each layer how much of its inputs' second moment each direction holds, largest
+    first, those that it may get. Among equals the earlier direction, then the earlier layer wins.
+
+    >>> spread_ranks([[0.9, 0.05], [0.5, 0.3]], 3)
+    [1, 2]
+    """
+    found = [(-share, n, layer) for layer, own in enumerate(shares) for n, share in enumerate(own)]
+    chosen = [layer for _, _, layer in sorted(found)[:total]]
+    return [chosen.count(layer) for layer in range(len(shares))]
+
+
+def as_ranked(net: Any, method: Lora, own: Sequence[tuple[str, Part]]) -> Lora:
+    """Return `method.kept()` with the ranks that its `own` parts in `net` came to have.
+
+    Scales are what they were: a moved rank has its own alpha.
+    """
+    made = method.kept()
+    found = {path: part for path, part in own if isinstance(part, LoraLayer)}
+    if all(part.alpha is None for part in found.values()):
+        return made
+    meant = find(net, method.targets, method="LoRA")
+    meant = within(net, meant, method.layers, method="LoRA") if method.layers else meant
+    alphas = {path: float(pattern(method.alpha_pattern, path, method.alpha)) for path in found}
+    alphas |= {path: part.alpha for path, part in found.items() if part.alpha is not None}
+    gone = {place.path for place in meant} != set(found)
+    return replace(
+        made,
+        targets=tuple(found) if gone else made.targets,
+        layers=() if gone else made.layers,
+        rank_pattern={path: p.rank for path, p in found.items() if p.rank != made.rank},
+        alpha_pattern={path: alpha for path, alpha in alphas.items() if alpha != made.alpha},
+    )

@@ -29,8 +29,9 @@ class Prompt(Method):
     """A prompt's whole configuration.
 
     `tokens` >= 1: how many virtual tokens; `start`: their first embeddings, "vocabulary" (those of
-    real tokens drawn at random), "text" (those of `text_ids`, repeated or cut to `tokens`) or
-    "random" (normal, as wide as real ones).
+    real tokens drawn at random), "text" (those of `text_ids`, repeated or cut to `tokens`; a search
+    puts in the words of its task where they are left out) or "random" (normal, as wide as real
+    ones).
     """
 
     name: ClassVar[str] = "prompt"
@@ -64,8 +65,8 @@ def check_start(
         problems.append(f"tokens must be 1 or more, got {tokens}")
     if start not in known:
         problems.append(f"start '{start}' is unknown.{did_you_mean(start, known)}")
-    if (start == "text") != bool(text_ids):
-        problems.append("start 'text' and text_ids go together")
+    if text_ids and start != "text":
+        problems.append("text_ids go together with start 'text'")
     if any(token < 0 for token in text_ids):
         problems.append("text_ids must be token ids, 0 or more")
     if problems:
@@ -73,11 +74,17 @@ def check_start(
 
 
 def repeated(ids: Sequence[int], length: int) -> list[int]:
-    """Return `ids` repeated or cut to `length`.
+    """Return `ids` repeated or cut to `length`; ConfigError (E-CONFIG-020) when there are none.
 
     >>> repeated((5, 6, 7), 5)
     [5, 6, 7, 5, 6]
     """
+    if not ids:
+        raise ConfigError(
+            "E-CONFIG-020",
+            "Nothing says which text to start from.",
+            fix="give its token ids as text_ids; 'sapwood tune' takes the words of the task",
+        )
     return [ids[n % len(ids)] for n in range(length)]
 
 

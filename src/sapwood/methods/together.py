@@ -7,7 +7,7 @@ bottleneck, as in UniPELT (Mao et al. 2022, arXiv 2110.07577).
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from math import prod
 from typing import Any, ClassVar
@@ -115,6 +115,22 @@ def _open_gates(added: list[Part]) -> None:
         branch.branch_gate = Gate(branch.in_features, branch.weight.device)
     for part in bottlenecks:
         part.adapter_gate = Gate(part.hidden, part.device)
+
+
+def wants_text(method: Method) -> bool:
+    """Tell whether a method starts from a text (prefix, prompt, p_tuning) that is not given yet."""
+    some = method.methods if isinstance(method, Together) else (method,)
+    return any(getattr(m, "start", "") == "text" and not getattr(m, "text_ids", ()) for m in some)
+
+
+def with_text(method: Method, ids: Sequence[int]) -> Method:
+    """Return `method` with the token ids of a text to start from, wherever one is wanted."""
+    if not wants_text(method):
+        return method
+    if isinstance(method, Together):
+        return replace(method, methods=tuple(with_text(m, ids) for m in method.methods))
+    filled: Method = replace(method, text_ids=tuple(ids))  # type: ignore[type-var]
+    return filled
 
 
 def parse(text: str) -> Method:

@@ -49,7 +49,7 @@ class Encoder:
             raise ModelError(
                 "E-MODEL-030",
                 f"A text has {longest:,} tokens; this base reads at most {limit:,}.",
-                fix="shorter texts, or a base that reads more",
+                fix="shorter texts (--max-length), or a base that reads more",
             )
 
     def packs(

@@ -24,6 +24,7 @@ from sapwood.registry import did_you_mean
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+NOT_YET = ("t5", "xlnet")  # with or without the decoder
 WANTED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md", "LICENSE*")
 
 
@@ -207,6 +208,12 @@ def _kind(name: str, config: Mapping[str, Any]) -> str:
         raise ModelError(
             "E-MODEL-009",
             f"'{name}' is an encoder-decoder ({model_type}), a kind Sapwood does not adapt yet",
+            fix=f"use a decoder or an encoder, such as {' or '.join(BASES)}",
+        )
+    if model_type in NOT_YET:  # transformers would load them, and fail later with other words
+        raise ModelError(
+            "E-MODEL-009",
+            f"'{name}' is of the kind '{model_type}', which Sapwood does not adapt yet",
             fix=f"use a decoder or an encoder, such as {' or '.join(BASES)}",
         )
     if "ForCausalLM" in made_for or "LMHead" in made_for:

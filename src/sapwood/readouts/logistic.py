@@ -22,6 +22,9 @@ Float64 = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 FOLDS = 5
+# What scikit-learn says where more than half of the rows have a class of their own: perhaps these
+# are no classes. Here they are: labels, numbered; a label with one row is an ordinary thing.
+_FEW_ROWS = "The number of unique classes is greater than 50% of the number of samples"
 # Multiply-adds an iteration above which fewer of the folds are scored, at last only one: strengths
 # are compared on the same rows, so the best one shows on a few hundred of them.
 FOLD_WORK = 1e8
@@ -164,12 +167,15 @@ def _span(features: Any) -> Float64 | None:
 
 
 def _fitted(strength: float, features: Any, gold: Index) -> Any:
-    """Return scikit-learn's model, fitted; stopping at the limit of iterations is no news."""
+    """Return scikit-learn's model, fitted; neither stopping at the limit of iterations nor many
+    classes in few rows is news.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", message=_FEW_ROWS, category=UserWarning)
         return LogisticRegression(C=strength, max_iter=300, tol=1e-4).fit(features, gold)
 
 

@@ -197,7 +197,9 @@ def _ordered(bench: Workbench, name: str, prompt: Prompt, draft: Draft) -> Draft
     embedded: dict[str, Any] = {}
     if bench.job.encoder:
         for key, some in (("embeddings", shown), ("query_embeddings", rows)):
-            embedded[key] = bench.bases.embed(bench.job.encoder, [e.text for e in some])
+            texts = [e.text for e in some]
+            limit = bench.job.max_length
+            embedded[key] = bench.bases.embed(bench.job.encoder, texts, limit=limit)
     order = rule.arrange([e.text for e in shown], [e.text for e in rows], **embedded)
     return Draft(context=_arranged(draft.context, order, prompt.order), notes=draft.notes)
 

@@ -9,12 +9,13 @@ from sapwood.adaptation import Adaptation
 from sapwood.errors import ConfigError, ModelError
 from sapwood.interfaces import Event, Floats
 from sapwood.methods import parts
-from sapwood.methods.defaults import configured, learning_rate
+from sapwood.methods.defaults import learning_rate
 from sapwood.methods.defaults import times as scales
 from sapwood.methods.parts import Method
 from sapwood.readouts.head import Head
-from sapwood.search.course import Course, Trained
 from sapwood.search.job import CONTEXT, FAMILIES, Job, trained_families
+from sapwood.search.judged import Judge, Judged
+from sapwood.search.tuning import asked_for, worded
 from sapwood.search.workbench import Made, Making, Stopped, Workbench
 from sapwood.training import (
     HeadSupervision,
@@ -24,6 +25,8 @@ from sapwood.training import (
     scaled_optimiser,
     started,
 )
+from sapwood.training.course import CHECKPOINT_SECONDS, Trained
+from sapwood.training.start import as_trained
 
 HEAD = "head"  # no method: the head alone
 BASELINES, FEATURES = ("majority", "tf-idf"), ("knn", "probe")
@@ -83,10 +86,9 @@ def tuned_encoder(
         )
     start = _probe(bench, encoder)
     net = bench.bases.encoder(encoder).net
-    settings = bench.job.tuning
     chosen = None
     if method != HEAD:
-        chosen = configured(method, rank=settings.rank, dropout=settings.dropout)
+        chosen = worded(bench, asked_for(bench, method), encoder)
     try:
         if chosen is not None:
             chosen.attach(net, seed=bench.job.seed)
@@ -119,7 +121,7 @@ class EncoderTraining:
         self.head = TrainedHead(start, device=self.encoder.device)
         self.weights = head_weights(self.encoder.net, self.head)
 
-    def course(self, method: Method | None, share: float) -> Course:
+    def course(self, method: Method | None, share: float) -> Judged:
         """Return the run, resumed where it was left."""
         bench, settings = self.bench, self.bench.job.tuning
         train = bench.splits.train
@@ -130,23 +132,26 @@ class EncoderTraining:
             epochs=settings.epochs or MOST_EPOCHS,
             seed=bench.job.seed,
         )
-        rows = bench.bases.tokens(self.base, [e.text for e in train])
+        rows = self._tokens([e.text for e in train])
         times = dict.fromkeys(self.head.weights(), HEAD_RATE / rate)
         if method is not None:
             times |= scales(self.encoder.net, method, encoder=True)
         supervision = HeadSupervision(self.encoder, rows, bench.index(train), self.head)
         started(self.encoder.net, supervision)
         trained = Trained(
+            name=self.name,
+            supervised=supervision,
             weights=self.weights,
-            supervision=supervision,
             optimiser=scaled_optimiser(self.weights, recipe, times),
             recipe=recipe,
+        )
+        judge = Judge(
             training=self._training,
             probabilities=self._probabilities,
             seconds=lambda: share * bench.tuning_seconds(self.name),
             every=len(train) // recipe.batch_size,
         )
-        return Course(bench, self.name, trained)
+        return Judged(bench, trained, judge, pause=CHECKPOINT_SECONDS)
 
     def _training(self, on: bool) -> None:
         self.head.train(on)
@@ -154,10 +159,14 @@ class EncoderTraining:
             part.training = on  # not those inside: the base's
 
     def _probabilities(self, texts: Sequence[str]) -> Floats:
-        head = self.head.readout()
-        return head.probabilities(self.bench.bases.embed(self.base, texts, pooling=head.pooling))
+        head, limit = self.head.readout(), self.bench.job.max_length
+        found = self.bench.bases.embed(self.base, texts, pooling=head.pooling, limit=limit)
+        return head.probabilities(found)
 
-    def made(self, course: Course, method: Method | None) -> Making:
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.bench.bases.tokens(self.base, texts, limit=self.bench.job.max_length)
+
+    def made(self, course: Judged, method: Method | None) -> Making:
         """Put the best weights back, score all development rows, return the candidate."""
         course.put_best_back()
         bench, net = self.bench, self.encoder.net
@@ -172,16 +181,17 @@ class EncoderTraining:
             readout_name="head",
             readout=self.head.readout(),
             base=bench.bases.reference(self.base),
-            method=None if method is None else method.kept(),
+            method=None if method is None else as_trained(net, method),
             weights=parts.stored(net),
             transposed=parts.transposed(net),
+            max_text_tokens=bench.job.max_length,
         )
         return Made(
             adaptation=made,
             dev=probabilities,
             trainable=sum(tensor.numel() for tensor in self.weights.values()),
             query_seconds=seconds,
-            query_tokens=sum(map(len, bench.bases.tokens(self.base, texts))) / len(texts),
+            query_tokens=sum(map(len, self._tokens(texts))) / len(texts),
             curve=course.run.curve,
             forecast_seconds=course.run.forecast,
         )

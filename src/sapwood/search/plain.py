@@ -98,6 +98,7 @@ def _read_by(
     made = Adaptation(
         labels=bench.labels, readout_name=readout, readout=fitted, base=base, context=context,
         facts=bench.facts if context is not None else None,
+        max_text_tokens=bench.job.max_length if base.kind == "encoder" else None,
     )  # fmt: skip
     queries = max(1, len(rows.asked))
     return Made(

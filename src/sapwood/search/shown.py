@@ -107,7 +107,8 @@ def _nearest(bench: Workbench, rows: Sequence[Example]) -> list[list[dict[str, A
     train, texts = bench.splits.train, [e.text for e in rows]
     if bench.job.encoder:
         known, _ = bench.embed(bench.job.encoder, "train", train)
-        similar = _unit(bench.bases.embed(bench.job.encoder, texts)) @ _unit(known).T
+        asked = bench.bases.embed(bench.job.encoder, texts, limit=bench.job.max_length)
+        similar = _unit(asked) @ _unit(known).T
     else:
         from sklearn.feature_extraction.text import TfidfVectorizer
 

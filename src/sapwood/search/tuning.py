@@ -11,26 +11,28 @@ from typing import Any
 import numpy as np
 
 from sapwood.adaptation import Adaptation
-from sapwood.context.prompter import Context
+from sapwood.context.prompter import Context, Prompter
 from sapwood.context.select import Stratified
 from sapwood.evaluation import Reader
-from sapwood.interfaces import Event, Floats
+from sapwood.interfaces import Event, Example, Floats
 from sapwood.methods import parts
 from sapwood.methods.defaults import configured, learning_rate, times
 from sapwood.methods.parts import Method
 from sapwood.methods.report import attached_report, lines
+from sapwood.methods.together import wants_text, with_text
 from sapwood.readouts import bias
 from sapwood.readouts.verbalizer import Verbalizer
 from sapwood.search.contexts import best_context
-from sapwood.search.course import Course, Trained
+from sapwood.search.judged import Judge, Judged
 from sapwood.search.progress import Progress
 from sapwood.search.trials import Proposal, searched
 from sapwood.search.workbench import Made, Making, Workbench
 from sapwood.training import Lean, Recipe, Supervision, scaled_optimiser, started, target
+from sapwood.training.course import CHECKPOINT_SECONDS, Trained
+from sapwood.training.start import as_trained
 
 MOST_EPOCHS = 3.0  # a fourth epoch gained nothing on any set tried, and over-fitted small ones
 FALLBACK_SHOTS = 4  # demonstrations to tune under when no few-shot candidate finished
-CHECKPOINT_SECONDS = 20.0
 
 
 def tuned(bench: Workbench, name: str, *, method: str, under_context: bool = False) -> Making:
@@ -42,7 +44,7 @@ def tuned(bench: Workbench, name: str, *, method: str, under_context: bool = Fal
     scope, settings = "all", bench.job.tuning
     if under_context:
         context, scope = _demonstrated(bench), settings.scope
-    chosen = configured(method, rank=settings.rank, dropout=settings.dropout)
+    chosen = worded(bench, asked_for(bench, method), bench.job.model)
     plan = Proposal(method=chosen, rate=settings.learning_rate or learning_rate(chosen))
 
     def attempt(
@@ -73,6 +75,29 @@ def tuned(bench: Workbench, name: str, *, method: str, under_context: bool = Fal
     return replace(made, notes={"attached": report, "learning_rate": plan.rate, "trials": tried})
 
 
+def asked_for(bench: Workbench, text: str) -> Method:
+    """Return the methods that `text` names, as the job's settings change them."""
+    settings = bench.job.tuning
+    return configured(text, rank=settings.rank, dropout=settings.dropout)
+
+
+def worded(bench: Workbench, method: Method, base: str) -> Method:
+    """Return `method` with the task's own words where it starts from a text that is not given.
+
+    A prefix from a real text came far before one from random numbers, and a prompt from real
+    tokens before one from random rows, in PEFT's own comparison (MetaMathQA). The words are those
+    of a prompt: the instruction and a few demonstrations, decided by the job alone.
+    """
+    if not wants_text(method):
+        return method
+    tokenizer = bench.bases.get(base).tokenizer
+    prompter = Prompter(tokenizer, bench.context(_drawn(bench)))
+    # an encoder reads what comes behind them with special tokens of its own
+    special = bench.bases.get(base).kind == "decoder"
+    ids = tokenizer(prompter.head, add_special_tokens=special, verbose=False)["input_ids"]
+    return with_text(method, ids)
+
+
 @contextmanager
 def attached(bench: Workbench, method: Method) -> Iterator[Any]:
     """Yield the base's net with a method attached; it is the plain base again afterwards."""
@@ -90,11 +115,16 @@ def _demonstrated(bench: Workbench) -> Context:
     found = best_context(bench)
     if found is not None:
         return found
+    shown = _drawn(bench)
+    return bench.context(shown, selection="stratified", shots=len(shown))
+
+
+def _drawn(bench: Workbench) -> list[Example]:
+    """Return a few demonstrations that the seed alone decides."""
     train = bench.splits.train
     shots = min(FALLBACK_SHOTS, len(train) // 2)
     (numbers,) = Stratified().select(train, [], shots, bench.job.seed, labels=bench.labels)
-    shown = [train[n] for n in numbers]
-    return bench.context(shown, selection="stratified", shots=shots)
+    return [train[n] for n in numbers]
 
 
 class Training:
@@ -121,15 +151,14 @@ class Training:
         supervision = self._supervision()
         started(self.net, supervision)
         trained = Trained(
+            name=name,
+            supervised=supervision,
             weights=self.weights,
-            supervision=supervision,
             optimiser=scaled_optimiser(self.weights, recipe, times(self.net, plan.method)),
             recipe=recipe,
-            training=self.net.train,
-            probabilities=self._probabilities,
-            seconds=seconds,
         )
-        self.course = Course(bench, name, trained, pause=CHECKPOINT_SECONDS)
+        judge = Judge(training=self.net.train, probabilities=self._probabilities, seconds=seconds)
+        self.course = Judged(bench, trained, judge, pause=CHECKPOINT_SECONDS)
 
     def _supervision(self) -> Supervision:
         train, reader = self.bench.splits.train, self.reader
@@ -165,7 +194,7 @@ class Training:
             base=self.bench.bases.reference(self.bench.job.model),
             context=context,
             facts=self.bench.facts,
-            method=method.kept(),
+            method=as_trained(self.net, method),
             weights=parts.stored(self.net),
             transposed=parts.transposed(self.net),
             scope=self.reader.scope,

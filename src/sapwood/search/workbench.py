@@ -178,7 +178,8 @@ class Workbench:
         key = f"{encoder}/{split}"
         if key not in self._embeddings:
             started = time.perf_counter()
-            found = self.bases.embed(encoder, [e.text for e in examples])
+            texts = [e.text for e in examples]
+            found = self.bases.embed(encoder, texts, limit=self.job.max_length)
             self._embeddings[key] = (found, time.perf_counter() - started)
         return self._embeddings[key]
 

@@ -169,9 +169,10 @@ class Supervision:
         rows = [target.row for target in chosen]
         with recomputing(self.decoder.net, self.lean.checkpointing):
             for part, states, tokens in packed(self.decoder, rows, self.seat, budget, self.below):
-                yield self._loss(states, [chosen[n] for n in part]), tokens
+                yield self.answer_loss(states, [chosen[n] for n in part]), tokens
 
-    def _loss(self, states: Tensor, targets: Sequence[Target]) -> Tensor:
+    def answer_loss(self, states: Tensor, targets: Sequence[Target]) -> Tensor:
+        """Return the summed loss of `targets`; `states`: of all their wanted tokens, in order."""
         answers = [token for t in targets for token in t.answers]
         if self.loss == "labels":
             return self.head.loss(states, [node for t in targets for node in t.nodes], answers)

@@ -147,7 +147,7 @@ def fit(
                 loss, tokens = _backward(supervision, optimiser, numbers, budget)
                 break
             except (RuntimeError, MemoryError) as error:
-                budget = _smaller(budget, error)
+                budget = smaller_budget(budget, error)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, recipe.clip))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise ModelError(
@@ -203,7 +203,11 @@ def _backward(
     return loss, tokens
 
 
-def _smaller(budget: int, error: RuntimeError | MemoryError) -> int:
+def smaller_budget(budget: int, error: RuntimeError | MemoryError) -> int:
+    """Return half of `budget`, the tokens computed at once, after an `error` for lack of memory.
+
+    Another error is raised again; ResourceError (E-RESOURCE-010) when there is nothing to halve.
+    """
     words = str(error).lower()
     if not isinstance(error, MemoryError) and "memory" not in words:
         raise error

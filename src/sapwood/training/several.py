@@ -29,10 +29,10 @@ from sapwood.training.labels import Supervision
 from sapwood.training.loop import (
     Recipe,
     Step,
-    _smaller,
     batch_of,
     learning_rate,
     make_optimiser,
+    smaller_budget,
 )
 
 # Examples of one adaptation behind its in-pack prefix become one row with branches, so that the
@@ -139,7 +139,7 @@ class Several:
                     made, norms = self._gradients(going)
                     break
                 except (RuntimeError, MemoryError) as error:
-                    self._budget = _smaller(self._budget, error)
+                    self._budget = smaller_budget(self._budget, error)
             stopped, rates = {}, {}
             for member in going:
                 name = member.name
@@ -296,7 +296,7 @@ def _run(
             supervision = own[0].member.supervision
             size = sum(len(piece.row.wanted) for piece in own)
             targets = [supervision.targets[n] for piece in own for n in piece.numbers]
-            mean = supervision._loss(states[at : at + size], targets) / counts[member]
+            mean = supervision.answer_loss(states[at : at + size], targets) / counts[member]
             at += size
             made[member].losses.append(float(mean.detach()))
             made[member].tokens.append(sum(len(piece.row.ids) for piece in own))
