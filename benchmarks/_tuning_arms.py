@@ -16,6 +16,7 @@ from common import Rows, clock, sentiment_rows, shuffled
 
 RANK, ALPHA, RATE = 8, 16.0, 5e-4
 VIRTUAL = 16  # tokens of a prefix or prompt
+WIDTH = 36  # of a bottleneck: Pfeiffer's sixteenth of SmolLM2's 576
 Ends = tuple[float, float]  # wall and CPU seconds
 
 
@@ -111,6 +112,7 @@ def own_method(name: str) -> Any:
         "ia3": {},
         "prefix": {"tokens": VIRTUAL},
         "prompt": {"tokens": VIRTUAL},
+        "adapter": {"width": WIDTH, "placement": "pfeiffer"},
     }
     return resolve("method", METHODS, name)(**settings[name])
 

@@ -2,19 +2,25 @@
 
 As benchmarks/tuning.py does it for LoRA (same rows, order, first weights, AdamW, clipping; base in
 float32, malloc thresholds raised on both sides; each arm a process of its own), for LoRA, DoRA,
-IA3, a prefix and a prompt. Beside examples a second stand the bytes that autograd saves for one
-batch's backward pass, counted with torch's own hooks on both sides.
+IA3, a prefix and a prompt; bottleneck adapters against AdapterHub's `adapters` under its
+AdapterTrainer, where SAPWOOD_HUB_PYTHON names an interpreter that has it. Beside examples a second
+stand the bytes that autograd saves for one batch's backward pass, counted with torch's own hooks on
+both sides.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import _hub_arms
+from _hub_arms import Hub
+from _saved_bytes import counted, storages
 from _tuning_arms import (
     Arm,
     attach_peft,
@@ -40,26 +46,9 @@ from common import (
 )
 from tuning import QUICK, SMOKE, Size, check, spawned
 
-METHODS = ("lora", "dora", "ia3", "prefix", "prompt")
-SIDES = ("sapwood", "trainer")
+METHODS = ("lora", "dora", "ia3", "prefix", "prompt", "adapter")
+Side = Callable[[str], dict[str, Any]]  # does "train" or "saved" in a process of its own
 MIDDLE = Size(steps=8, warm=2, repeats=3)
-
-
-@contextmanager
-def counted(skip: set[int]) -> Iterator[dict[int, int]]:
-    """Yield {storage: bytes} of what autograd saves inside, each storage once, without `skip`."""
-    import torch
-
-    saved: dict[int, int] = {}
-
-    def keep(tensor: Any) -> Any:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in skip:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        yield saved
 
 
 def saved_bytes(arm: Arm) -> int:
@@ -72,7 +61,7 @@ def saved_bytes(arm: Arm) -> int:
         attach_sapwood(base.net, arm.method)
         lossy = supervision(base.net, work)
         most = 0
-        weights = {p.untyped_storage().data_ptr() for p in base.net.parameters()}
+        weights = storages(base.net)
         losses = lossy.losses(numbers, work.recipe.pack_tokens)
         while True:
             with counted(weights) as saved:
@@ -82,9 +71,8 @@ def saved_bytes(arm: Arm) -> int:
             most = max(most, sum(saved.values()))
             part[0].backward()
     wrapped, _ = attach_peft(base.net, arm.method)
-    weights = {p.untyped_storage().data_ptr() for p in wrapped.parameters()}
     rows = features(work)
-    with counted(weights) as saved:
+    with counted(storages(wrapped)) as saved:
         loss = wrapped(**collate([rows[n] for n in numbers], work.pad)).loss
     del loss
     return sum(saved.values())
@@ -97,24 +85,58 @@ def run_one(arm: Arm) -> dict[str, Any]:
     return {"saved_bytes": saved_bytes(replace(arm, steps=1))}
 
 
-def measure(method: str, arms: list[Arm], size: Size, about: dict[str, Any]) -> dict[str, Any]:
+def here(arm: Arm) -> Side:
+    """Return a side that this script runs as an arm."""
+    return lambda work: spawned(arm if work == "train" else replace(arm, steps=0), __file__)
+
+
+def measure(
+    method: str, sides: Mapping[str, Side], repeats: int, about: dict[str, Any]
+) -> dict[str, Any]:
     """Return a row of one method: both sides, interleaved."""
-    found: dict[str, list[dict[str, Any]]] = {arm.side: [] for arm in arms}
-    for number in range(size.repeats):
-        for arm in arms:
+    found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    for number in range(repeats):
+        for side, run in sides.items():
             with contention(about):
-                got = spawned(arm, __file__)
-            found[arm.side].append(got)
+                got = run("train")
+            found[side].append(got)
             pace = got["examples_per_second"]
-            say(f"  {number + 1}/{size.repeats} {method} {arm.side}: {pace:.2f} examples/s")
+            say(f"  {number + 1}/{repeats} {method} {side}: {pace:.2f} examples/s")
     row: dict[str, Any] = {"row": "speed", "method": method}
-    for arm in arms:
-        runs = found[arm.side]
+    for side, run in sides.items():
         for key in ("examples_per_second", "cpu_seconds_per_example", "peak_bytes"):
-            row[f"{key}_{arm.side}"] = median([run[key] for run in runs])
-        saved = spawned(replace(arm, steps=0), __file__)["saved_bytes"]
-        row[f"saved_bytes_{arm.side}"] = saved
+            row[f"{key}_{side}"] = median([got[key] for got in found[side]])
+        row[f"saved_bytes_{side}"] = run("saved")["saved_bytes"]
     return row
+
+
+def compared(arm: Arm, folder: Path, size: Size, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of one method: the first step of both sides, and what each took."""
+    one = replace(arm, steps=1, warm=0)
+    own = here(replace(arm, side="sapwood"))
+    if arm.method == "adapter":
+        first = _hub_arms.check(one, folder)
+        many, few = Hub(arm=arm, folder=folder), Hub(arm=one, folder=folder)
+        many.prepare(drawn=False)
+        sides = {"sapwood": own, "adapterhub": lambda w: (many if w == "train" else few).run(w)}
+    else:
+        first = check(one)
+        sides = {"sapwood": own, "trainer": here(replace(arm, side="trainer"))}
+    say(f"{arm.method}, first step: {first['largest_difference_of_gradients']:.1e}")
+    return [first, measure(arm.method, sides, size.repeats, about)]
+
+
+def ratios_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return what Sapwood took of one method against the other side."""
+    method, hub = row["method"], "saved_bytes_adapterhub" in row
+    side, peer = ("adapterhub", "adapterhub") if hub else ("trainer", "peft")
+    found = {}
+    for key, name in (("examples_per_second", "speed"), ("cpu_seconds_per_example", "cpu")):
+        own, other = row[f"{key}_sapwood"], row[f"{key}_{side}"]
+        found[f"{method}_{name}_vs_{peer}"] = own / other if name == "speed" else other / own
+    for key in ("saved_bytes", "peak_bytes"):
+        found[f"{method}_{key}_vs_{peer}"] = row[f"{key}_sapwood"] / row[f"{key}_{side}"]
+    return found
 
 
 def run(options: Any) -> dict[str, Any]:
@@ -122,27 +144,25 @@ def run(options: Any) -> dict[str, Any]:
     size = SMOKE if options.smoke else QUICK if options.quick else MIDDLE
     about = machine(options.threads)
     rows: list[dict[str, Any]] = []
-    ratios = {}
+    ratios: dict[str, float] = {}
     for method in options.methods:
-        shape: dict[str, Any] = {
-            "model": options.model, "batch": size.batch, "smoke": options.smoke, "method": method,
-            "dtype": "float32", "malloc": "raised",
-        }  # fmt: skip
-        first = check(Arm(side="", steps=1, warm=0, **shape))
-        say(f"{method}, first step: {first['largest_difference_of_gradients']:.1e}")
-        arms = [Arm(side=side, steps=size.steps, warm=size.warm, **shape) for side in SIDES]
-        row = measure(method, arms, size, about)
-        rows += [first, row]
-        for key, name in (("examples_per_second", "speed"), ("cpu_seconds_per_example", "cpu")):
-            own, peer = row[f"{key}_sapwood"], row[f"{key}_trainer"]
-            ratios[f"{method}_{name}_vs_peft"] = own / peer if name == "speed" else peer / own
-        for key in ("saved_bytes", "peak_bytes"):
-            ratios[f"{method}_{key}_vs_peft"] = row[f"{key}_sapwood"] / row[f"{key}_trainer"]
+        if method == "adapter" and not _hub_arms.interpreter():
+            say(_hub_arms.SKIPPED)
+            rows.append({"row": "skipped", "method": method, "why": _hub_arms.SKIPPED})
+            continue
+        arm = Arm(
+            side="", model=options.model, batch=size.batch, smoke=options.smoke, method=method,
+            dtype="float32", malloc="raised", steps=size.steps, warm=size.warm,
+        )  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            rows += compared(arm, Path(folder), size, about)
+        ratios |= ratios_of(rows[-1])
     return {
         "claim": (
-            "Examples a second of Sapwood's tuning divided by PEFT's under the Trainer, and what "
-            "autograd saves for a batch and the whole process's peak as shares of PEFT's (below 1 "
-            "is less): same method, rows, order, first weights, optimiser and loss, float32"
+            "Examples a second of Sapwood's tuning divided by PEFT's under the Trainer, for "
+            "bottleneck adapters by AdapterHub's under its AdapterTrainer, and what autograd saves "
+            "for a batch and the whole process's peak as shares of theirs (below 1 is less): same "
+            "method, rows, order, first weights, optimiser and loss, float32"
         ),
         "machine": about,
         "versions": versions(),

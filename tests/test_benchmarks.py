@@ -166,12 +166,31 @@ def test_tuning_shape(tiny_checkpoint: Callable[[str], Path]) -> None:
 def test_method_speed_compares_equal_things(tiny_checkpoint: Callable[[str], Path]) -> None:
     found = smoke("method_speed", tiny_checkpoint("llama"))
     first = {row["method"]: row for row in found["rows"] if row["row"] == "first step"}
-    assert set(first) == {"lora", "dora", "ia3", "prefix", "prompt"}
+    hub = {"adapter"} if os.environ.get("SAPWOOD_HUB_PYTHON") else set()
+    assert set(first) == {"lora", "dora", "ia3", "prefix", "prompt"} | hub
     for row in first.values():
         assert row["equal"], row
         assert row["largest_gradient"] > 1e-4  # so that equality says something
     for name in first:
-        assert found["ratios"][f"{name}_saved_bytes_vs_peft"] < 1
+        peer = "adapterhub" if name in hub else "peft"
+        assert found["ratios"][f"{name}_saved_bytes_vs_{peer}"] < 1
+
+
+def test_method_speed_says_what_it_skips(
+    tiny_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SAPWOOD_HUB_PYTHON", raising=False)
+    if find_spec("peft") is None or find_spec("accelerate") is None:
+        pytest.skip("peft and accelerate not installed: pip install -e '.[bench]'")
+    flags = ("--smoke", "--json", "--methods", "adapter")
+    done = launch("method_speed", *flags, "--model", str(tiny_checkpoint("llama")))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "adapter: skipped" in done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert not found["ratios"]
+    (row,) = found["rows"]
+    assert row["row"] == "skipped"
+    assert "SAPWOOD_HUB_PYTHON is not set" in row["why"]
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sapwood.models import attention
+from sapwood.models.beginnings import beginning_once
 from sapwood.models.layout import Layout, Row, build_pack
 from sapwood.models.past import Past
 
@@ -39,6 +40,10 @@ def visibility(layout: Layout, cached: int, window: int | None) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("shared", "cached", "lengths", "window", "tree", "causal"),
     [
+        (-1, 11, [5, 7, 3], None, False, True),
+        (-1, 11, [5, 70, 4], None, True, True),
+        (-1, 11, [5, 20, 4], 6, True, True),
+        (-1, 12, [5, 20, 3], 4, False, True),
         (0, 0, [5, 7, 3], None, False, True),
         (9, 0, [5, 7, 3], None, False, True),
         (0, 11, [5, 7, 3], None, False, True),
@@ -67,9 +72,11 @@ def test_equals_one_masked_softmax(
         Row(ids=range(n), parents=[*range(-1, n - 2), n - 3] if tree else None) for n in lengths
     ]
     start = {"cached_at": at, "start": 6} if blocks else {}
-    layout = build_pack(
+    pack = build_pack(
         rows, shared=range(shared), cached=(prefix,) if cached else (), causal=causal, **start
-    ).layout
+    )
+    layout = (beginning_once(pack) if shared < 0 else pack).layout
+    assert (layout.shared > 0) == (shared != 0)
     tokens = len(layout.positions)
     query = torch.randn(1, HEADS, tokens, SIZE, dtype=double, requires_grad=True)
     key, value = (
@@ -87,13 +94,8 @@ def test_equals_one_masked_softmax(
     expected = torch.autograd.grad(naive, leaves, upstream)
 
     masks = [(g, attention._mask(layout, g, window, double)) for g in layout.groups]
-    pair, seen = attention._prefix(0, key, value, layout), None
-    if layout.cached:
-        pair = prefix
-    if pair is not None:
-        first, seen = attention._window_on_prefix(layout, pair[0].shape[2], window)
-        pair = (pair[0][:, :, first:], pair[1][:, :, first:])
-    settings = (masks, seen, layout.shared, SCALE)
+    pair, seen, apart = attention._prefix(0, key, value, layout, window)
+    settings = (masks, seen, apart, SCALE)
     out = getattr(attention, path)(query, key, value, pair, settings)
     found = torch.autograd.grad(out, leaves, upstream)
     # the one-softmax path works in float32 inside, whatever the dtype around it

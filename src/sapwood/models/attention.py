@@ -64,21 +64,42 @@ def _attention(
     if pack.past is not None:
         return _step(module.layer_idx, (query, key, value), pack, sliding_window, scale), None
     masks = [(group, _mask(pack, group, sliding_window, query.dtype)) for group in pack.groups]
-    prefix = _prefix(module.layer_idx, key, value, pack)
-    visible: Tensor | None = None
-    if prefix is not None:
-        first, visible = _window_on_prefix(pack, prefix[0].shape[2], sliding_window)
-        prefix = (prefix[0][:, :, first:], prefix[1][:, :, first:])
+    prefix, visible, shared = _prefix(module.layer_idx, key, value, pack, sliding_window)
     attend = _merged_flash if query.device.type == "cpu" else _one_softmax
-    return attend(query, key, value, prefix, (masks, visible, pack.shared, scale)), None
+    return attend(query, key, value, prefix, (masks, visible, shared, scale)), None
 
 
-def _prefix(layer: int, key: Tensor, value: Tensor, pack: Layout) -> tuple[Tensor, Tensor] | None:
-    if pack.cached:
-        return pack.cached[layer]
-    if pack.shared:
-        return key[:, :, : pack.shared], value[:, :, : pack.shared]
-    return None
+def _prefix(
+    layer: int, key: Tensor, value: Tensor, pack: Layout, window: int | None
+) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None, int]:
+    """Return (prefix keys and values or None, who sees them, tokens that see none of them).
+
+    The second is (tokens that see some, keys), None where all see all; the third counts from the
+    beginning of the pack.
+    """
+    if not (pack.cached or pack.shared):
+        return None, None, 0
+    near = key[:, :, : pack.shared], value[:, :, : pack.shared]
+    pair = pack.cached[layer] if pack.cached else near
+    if pack.cached and pack.shared:  # a beginning of all rows behind what was encoded before
+        visible = _beginning_on_prefix(pack, pair[0].shape[2], window)
+        keys, values = (torch.cat(both, dim=2) for both in zip(pair, near, strict=True))
+        return (keys, values), visible, 0
+    first, seen = _window_on_prefix(pack, pair[0].shape[2], window)
+    return (pair[0][:, :, first:], pair[1][:, :, first:]), seen, pack.shared
+
+
+def _beginning_on_prefix(pack: Layout, length: int, window: int | None) -> Tensor:
+    """Return visibility (tokens, cached + shared keys): the shared part sees what is cached."""
+    at, shared = pack.positions, pack.shared
+    visible = torch.ones(len(at), length + shared, dtype=torch.bool, device=at.device)
+    visible[:shared, length:] = False  # it sees itself as a row of the pack
+    if window is not None:
+        before = pack.cached_at
+        if before is None:
+            before = torch.arange(length, device=at.device)
+        visible &= at[:, None] - torch.cat((before, at[:shared]))[None, :] < window
+    return visible
 
 
 def _mask(pack: Layout, group: Group, window: int | None, dtype: torch.dtype) -> Tensor | None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from sapwood.errors import ModelError
 from sapwood.interfaces import Floats
 from sapwood.models import attention
+from sapwood.models.beginnings import beginning_once
 from sapwood.models.labels import LabelHead
 from sapwood.models.layout import Pack, Row, build_pack, split_by_budget
 from sapwood.models.padded import padded_hidden
@@ -141,9 +142,9 @@ class Decoder:
 
     def run(self, pack: Pack) -> Tensor:
         """Return the last hidden states of the wanted tokens of one pack, (wanted, hidden)."""
+        pack = _once(pack)
         self.tokens_run += pack.ids.shape[1]
-        body = getattr(self.net, self.net.base_model_prefix)
-        states = body(
+        states = getattr(self.net, self.net.base_model_prefix)(
             input_ids=pack.ids,
             attention_mask=torch.zeros(1, 1, 1, 1, dtype=self.net.dtype, device=pack.ids.device),
             position_ids=pack.layout.positions[None],
@@ -221,6 +222,17 @@ def behind(decoder: Decoder, prefix: Prefix) -> Prefix:
             fix="train a prompt instead (method 'prompt')",
         )
     return joined(decoder.net, prefix)
+
+
+def _once(pack: Pack) -> Pack:
+    """Return the pack, behind a prefix that trains with what all rows begin with computed once.
+
+    Elsewhere rows stay whole: what they begin with was encoded before, or is asked for by row.
+    """
+    layout = pack.layout
+    whole = layout.past is not None or layout.capture is not None or layout.shared
+    trains = torch.is_grad_enabled() and any(x.requires_grad for p in layout.cached for x in p)
+    return beginning_once(pack) if trains and not whole else pack
 
 
 def _prefilled(decoder: Decoder, ids: tuple[int, ...], known: Prefix) -> Prefix:

@@ -61,8 +61,9 @@ class Layout:
     """Which tokens of one pack may see each other.
 
     The first `shared` tokens of the pack are a prefix that every row sees and that takes part in
-    gradients; `cached` holds one pair of keys and values a layer of a prefix encoded before (one
-    of the two, never both), at the positions `cached_at` (length,), None for 0, 1, 2, ...
+    gradients; `cached` holds one pair of keys and values a layer of a prefix encoded before, at
+    the positions `cached_at` (length,), None for 0, 1, 2, ...; with both, the shared tokens follow
+    the cached ones.
     `positions`: (tokens,). With `capture`, each layer appends its own keys and values to that
     list. With `past`, each token is the next one of a row that grows, and there are no groups.
     """
