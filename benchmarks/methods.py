@@ -1,9 +1,9 @@
 """Every method tuned under an equal budget, with seeds and intervals: what it scores and costs.
 
-For each method three learning rates (a third, one and three times its default; up to two more where
-an end of the range does best) train for the same few steps and the development loss chooses; then five seeds (start and order of the rows) train with
-that rate. On one set all methods see the same rows, steps and batches. Each run leaves a file under --cache:
-the same call goes on there.
+For each method three learning rates (a third, one and three times its default; up to two more
+where an end of the range does best) train for the same few steps and the development loss chooses;
+then five seeds (start and order of the rows) train with that rate. On one set all methods see the
+same rows, steps and batches. Each run leaves a file under --cache: the same call goes on there.
 """
 
 from __future__ import annotations
