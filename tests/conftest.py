@@ -102,6 +102,36 @@ def tiny_tokenizer() -> Any:
 
 
 @pytest.fixture(scope="session")
+def tiny_wordpieces() -> Any:
+    """A tokenizer of the BERT kind: words of one and two letters, digits, Han, else [UNK]."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789", *"אבגדהוזחטיכלמנסעפצקרשת"]
+    alone = [*".,;:!?@#'()-", *"北京上海李先生在的公司日月年"]
+    begun = [*letters, *alone, "an", "er", "in", "on", "re", "th"]
+    vocabulary = [*special, *begun, *(f"##{piece}" for piece in [*letters, "ed", "ly", "ing"])]
+    assert len(vocabulary) <= 300
+    places = {token: number for number, token in enumerate(vocabulary)}
+    backend = Tokenizer(models.WordPiece(places, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    ends = [(token, places[token]) for token in ("[CLS]", "[SEP]")]
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=ends
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=512,
+    )
+
+
+@pytest.fixture(scope="session")
 def tiny_net() -> Callable[..., Any]:
     """Builder of tiny random nets: `tiny_net("llama", seed=1)`; see sapwood.testing."""
     from sapwood.testing import tiny_net as build

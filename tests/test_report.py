@@ -17,6 +17,7 @@ from sapwood.report import load_report, write_html
 
 RUNS = Path(__file__).parent / "pages" / "runs"
 NAMES = ("sentiment", "chinese", "intents", "troubled", "empty")
+ANSWERED = ("entities", "relations", "events", "labels", "poetry", "dialogue")
 SECTIONS = [
     "answer",
     "candidates",
@@ -31,6 +32,7 @@ SECTIONS = [
     "forecast",
     "reproduce",
 ]
+ANSWERED_SECTIONS = [*SECTIONS[:7], "panel", "answers", *SECTIONS[-2:]]
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
 
@@ -81,13 +83,14 @@ def outline(html: str) -> Outline:
 
 @pytest.fixture(scope="module")
 def pages() -> dict[str, str]:
-    return {name: page(run(name)) for name in NAMES}
+    return {name: page(run(name)) for name in (*NAMES, *ANSWERED)}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *ANSWERED])
 def test_sections_headings_and_ids_are_in_order(name: str, pages: dict[str, str]) -> None:
     found = outline(pages[name])
-    assert [a["id"] for a in found.named("section")] == SECTIONS
+    wanted = ANSWERED_SECTIONS if name in ANSWERED else SECTIONS
+    assert [a["id"] for a in found.named("section")] == wanted
     assert len(found.named("h1")) == 1
     ids = Counter(a["id"] for _, a in found.tags if "id" in a)
     assert [i for i, count in ids.items() if count > 1] == []
@@ -97,7 +100,7 @@ def test_sections_headings_and_ids_are_in_order(name: str, pages: dict[str, str]
     assert labels <= set(ids)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *ANSWERED])
 def test_nothing_is_loaded_and_no_script_runs(name: str, pages: dict[str, str]) -> None:
     html = pages[name]
     found = outline(html)
@@ -112,14 +115,16 @@ def test_nothing_is_loaded_and_no_script_runs(name: str, pages: dict[str, str]) 
     assert len(html.encode()) < 300_000
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *ANSWERED])
 def test_tables_and_drawings_can_be_read_aloud(name: str, pages: dict[str, str]) -> None:
     found = outline(pages[name])
     assert len(found.named("caption")) == len(found.named("table"))
     assert all(a.get("scope") in {"row", "col"} for a in found.named("th"))
     plots = [a for a in found.named("svg") if a.get("class") == "plot"]
     assert all(a["role"] == "img" and a["aria-label"] for a in plots)
-    assert found.named("html")[0]["lang"] == ("zh-Hans" if name == "chinese" else "en")
+    assert found.named("html")[0]["lang"] == (
+        "zh-Hans" if run(name).get("language") == "zh" else "en"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from safetensors import SafetensorError
@@ -25,7 +25,7 @@ from sapwood.context.prompter import Context
 from sapwood.context.template import Template
 from sapwood.errors import ModelError
 from sapwood.files import new_folder, write_json
-from sapwood.interfaces import Example, Readout
+from sapwood.interfaces import Classifier, Example, Readout, Turn
 from sapwood.methods.folder import FILES, read_method, write_method
 from sapwood.methods.parts import Method
 from sapwood.methods.prefix import StoredPrefix, check_fits, read_prefix, write_prefix
@@ -60,18 +60,20 @@ class BaseRef:
 
 @dataclass(frozen=True, kw_only=True)
 class Golden:
-    """A few inputs with the probabilities they had when saved, (texts, labels)."""
+    """A few inputs with what they gave when saved: probabilities, (texts, labels), or answers."""
 
     texts: tuple[str, ...] = ()
     probabilities: tuple[tuple[float, ...], ...] = ()
+    answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptation:
     """Everything light that makes a base do one task.
 
-    `readout_name` is a key of READOUTS; `base` and `context` are None for readouts of bare texts;
-    `embedder` chooses demonstrations for each query; `method` with its `weights` (by module path);
+    `task` is a key of `tasks.TASKS`, `readout_name` of READOUTS; `base` and `context` are None for
+    readouts of bare texts; `embedder` chooses demonstrations for each query; `method` with its
+    `weights` (by module path);
     `scope` is "all" or "suffix": whether the method also acts while the context is encoded. A
     `prefix` takes the place of the context's text: queries follow it, the text is not read again.
     `facts` finds the lines that are put before each query; its knowledge is saved with the rest.
@@ -82,6 +84,7 @@ class Adaptation:
     labels: tuple[str, ...]
     readout_name: str
     readout: Readout
+    task: str = "classification"
     base: BaseRef | None = None
     context: Context | None = None
     embedder: BaseRef | None = None
@@ -97,7 +100,7 @@ class Adaptation:
 
     @property
     def reads(self) -> str:
-        """Return "texts", "features" or "scores"."""
+        """Return "texts", "features", "scores" or "states", or "answers" of a base that writes."""
         return self.readout.reads
 
     def parts(self) -> dict[str, str | None]:
@@ -119,7 +122,22 @@ class Adaptation:
         return {"context": context, "prefix": prefix, "method": method, "readout": readout}
 
 
-def save(adaptation: Adaptation, folder: Path, *, task: str = "classification") -> None:
+def classifier(adaptation: Adaptation) -> Classifier:
+    """Return the readout of an adaptation that classifies.
+
+    Raises ModelError (E-MODEL-055) when its answers are written or found in the text.
+    """
+    if not hasattr(adaptation.readout, "probabilities"):
+        raise ModelError(
+            "E-MODEL-055",
+            f"This adaptation does the task '{adaptation.task}': its answers are no labels with a "
+            "probability each.",
+            fix="use it with: sapwood predict DIR --data FILE",
+        )
+    return cast(Classifier, adaptation.readout)
+
+
+def save(adaptation: Adaptation, folder: Path) -> None:
     """Write `adaptation` as `folder`, replacing an older one only when the new one is complete."""
     from safetensors.numpy import save_file
 
@@ -149,14 +167,14 @@ def save(adaptation: Adaptation, folder: Path, *, task: str = "classification") 
             )
         if adaptation.facts is not None:
             adaptation.facts.save(part)
-        write_json(part / MAIN, _main_json(adaptation, part, task))
+        write_json(part / MAIN, _main_json(adaptation, part))
 
 
-def _main_json(adaptation: Adaptation, folder: Path, task: str) -> dict[str, Any]:
+def _main_json(adaptation: Adaptation, folder: Path) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "sapwood": VERSION,
-        "task": task,
+        "task": adaptation.task,
         "labels": list(adaptation.labels),
         "base": asdict(adaptation.base) if adaptation.base else None,
         "embedder": asdict(adaptation.embedder) if adaptation.embedder else None,
@@ -184,8 +202,15 @@ def _prefix_json(prefix: StoredPrefix | None) -> dict[str, Any] | None:
 def _context_json(context: Context) -> dict[str, Any]:
     content = asdict(context)
     content["template"] = asdict(context.template)
-    content["demonstrations"] = [asdict(d) for d in context.demonstrations]
+    content["demonstrations"] = [_shown(d) for d in context.demonstrations]
     return content
+
+
+def _shown(demonstration: Example) -> dict[str, Any]:
+    """Return what a prompt shows of a demonstration: its frames are in the words of its label."""
+    content = {"text": demonstration.text, "label": demonstration.label, "row": demonstration.row}
+    turns = [asdict(turn) for turn in demonstration.turns]
+    return {**content, "turns": turns} if turns else content
 
 
 def load(folder: Path) -> Adaptation:
@@ -204,6 +229,7 @@ def load(folder: Path) -> Adaptation:
         method, weights = _method(folder, main)
         return Adaptation(
             labels=tuple(main["labels"]),
+            task=str(main["task"]),
             readout_name=readout[0],
             readout=readout[1],
             base=BaseRef(**main["base"]) if main["base"] else None,
@@ -281,7 +307,7 @@ def _readout(folder: Path) -> tuple[str, Readout]:
 
 def _context(content: dict[str, Any]) -> Context:
     template = Template(**content.pop("template"))
-    shown = tuple(Example(**d) for d in content.pop("demonstrations"))
+    shown = tuple(map(_demonstration, content.pop("demonstrations")))
     groups = tuple(tuple(map(int, group)) for group in content.pop("groups"))
     return Context(template=template, demonstrations=shown, groups=groups, **content)
 
@@ -292,12 +318,22 @@ def _limit(main: Mapping[str, Any]) -> int | None:
     return None if limit is None else int(limit)
 
 
+def _demonstration(content: dict[str, Any]) -> Example:
+    turns = tuple(Turn(**turn) for turn in content.pop("turns", ()))
+    return Example(**content, turns=turns)
+
+
 def _golden(main: Mapping[str, Any]) -> Golden:
     texts = tuple(map(str, main["golden"]["texts"]))
     rows = tuple(tuple(map(float, row)) for row in main["golden"]["probabilities"])
-    if len(rows) != len(texts) or any(len(row) != len(main["labels"]) for row in rows):
-        raise ValueError("the golden probe does not have one probability a text and label")
-    return Golden(texts=texts, probabilities=rows)
+    answers = tuple(map(str, main["golden"].get("answers", ())))
+    if answers:
+        rows_fit = len(answers) == len(texts)
+    else:
+        rows_fit = all(len(row) == len(main["labels"]) for row in rows) and len(rows) == len(texts)
+    if not rows_fit:
+        raise ValueError("the golden probe does not have what each text gave")
+    return Golden(texts=texts, probabilities=rows, answers=answers)
 
 
 def _method(folder: Path, main: Mapping[str, Any]) -> tuple[Method | None, dict[str, Any]]:

@@ -149,7 +149,7 @@ class Event:
 
 
 class Readout(Protocol):
-    """How an answer is read from scores, features or texts.
+    """How an answer is read from texts, scores, features or states, or written.
 
     A member stores what it learnt as JSON-ready `settings` and named `arrays` (never pickle), and
     is rebuilt from exactly these.
@@ -157,18 +157,22 @@ class Readout(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Return the labels in the order of the columns of `probabilities`."""
+        """Return the labels that its answers may have, none for free text."""
         ...
 
     @property
     def reads(self) -> str:
-        """Return what `probabilities` takes: "texts", or "features" or "scores" of a base."""
-        ...
-
-    def probabilities(self, inputs: Any) -> Floats:
-        """Return class probabilities, shape (rows, classes), rows summing to 1."""
+        """Return "texts", or "features", "scores" or "states" of a base, or "answers"."""
         ...
 
     def state(self) -> tuple[dict[str, Any], dict[str, Floats]]:
         """Return (settings, arrays)."""
+        ...
+
+
+class Classifier(Readout, Protocol):
+    """A readout that gives each label a probability; columns are in the order of `labels`."""
+
+    def probabilities(self, inputs: Any) -> Floats:
+        """Return class probabilities, shape (rows, classes), rows summing to 1."""
         ...

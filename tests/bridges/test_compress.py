@@ -16,6 +16,7 @@ from sapwood.methods import parts
 from sapwood.methods.lora import Lora
 from sapwood.methods.prefix import split_layers, stack_layers
 from sapwood.models.decoder import Decoder, Prefix
+from sapwood.models.past import cache_name
 from sapwood.models.trie import build_trie
 from sapwood.testing import KINDS
 from sapwood.training import Recipe, Supervision, target
@@ -96,7 +97,7 @@ def test_gradients_of_a_prefix_equal_autograd_over_concatenated_keys(tiny_net, k
         for number, (key, value) in enumerate(layers):
             cache.update(key, value, number)
         ids = torch.tensor([list(one.row.ids)])
-        logits = net(input_ids=ids, past_key_values=cache).logits[0]
+        logits = net(input_ids=ids, **{cache_name(net): cache}).logits[0]
         for place, node, answer in zip(one.row.wanted, one.nodes, one.answers, strict=True):
             children = list(trie.children[node])
             total = total - logits[place, children].log_softmax(-1)[children.index(answer)]

@@ -246,7 +246,11 @@ def fitted(name: str, labels, seed: int):
     return family.fit(inputs, gold, labels=labels, seed=3), inputs
 
 
-@pytest.mark.parametrize("name", READOUTS)
+# the others have an order of their own, or none
+CLASSIFIERS = [n for n in READOUTS if n not in ("tags", "dictionary", "n-gram", "generate")]
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("order", [(2, 0, 1), (1, 0, 2)])
 def test_permuting_labels_permutes_the_columns_of_a_readout(name, order):
     readout, inputs = fitted(name, LABELS, 0)

@@ -25,6 +25,7 @@ from sapwood.models.decoder import Decoder, behind
 from sapwood.models.encoder import Encoder
 from sapwood.models.generate import Sampling, generate, stream
 from sapwood.models.layout import Row
+from sapwood.models.past import cache_name
 from sapwood.models.recomputing import recomputing
 from sapwood.models.trie import build_trie
 from sapwood.testing import KINDS, tiny_net
@@ -63,7 +64,7 @@ def plainly(net, layers, ids, start):
     at = torch.arange(start, start + len(ids))[None]
     body = getattr(net, net.base_model_prefix, net)
     return body(
-        input_ids=torch.tensor([ids]), past_key_values=cache, position_ids=at
+        input_ids=torch.tensor([ids]), **{cache_name(body): cache}, position_ids=at
     ).last_hidden_state[0]
 
 
@@ -119,7 +120,7 @@ def test_keys_turn_to_where_the_base_would_have_put_them(kind):
     at = torch.arange(13, 33)[None]
     kept = DynamicCache()
     with torch.no_grad():
-        net(input_ids=ids, position_ids=at, past_key_values=kept)
+        net(input_ids=ids, position_ids=at, **{cache_name(net): kept})
     wanted = stack_layers([(layer.keys, layer.values) for layer in kept.layers])
     found = turned(encoded(net, IDS), net, 13)
     if kind == "gpt2":
@@ -195,7 +196,7 @@ def test_gradients_with_lora_under_a_context_equal_padded_ones(kind, checkpointi
     for row, wanted in ((IDS, [19]), (IDS[:6], [2, 5])):
         cache = DynamicCache()
         body = getattr(net, net.base_model_prefix)
-        body(input_ids=torch.tensor([CONTEXT]), past_key_values=cache)
+        body(input_ids=torch.tensor([CONTEXT]), **{cache_name(body): cache})
         own = of(net).layers(net, 13)
         layers = [
             (torch.cat((c.keys, p[0]), 2), torch.cat((c.values, p[1]), 2))
@@ -446,7 +447,7 @@ def test_wrong_settings_and_nets_are_named():
     with pytest.raises(ModelError, match="does not fit"):
         start_from(net, torch.zeros(4, 8, 2, 8))
     with pytest.raises(ModelError, match=r"generate with sapwood\.models\.generate"):
-        net(torch.tensor([IDS]), past_key_values=DynamicCache())
+        net(torch.tensor([IDS]), **{cache_name(net): DynamicCache()})
     decoder = Decoder(net)
     decoder.why_padded = "asked for by the test"
     with pytest.raises(ModelError, match="asked for by the test"):

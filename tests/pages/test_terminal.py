@@ -11,7 +11,7 @@ import pytest
 from sapwood.pages.terminal import columns_of, terminal_table, wrapped
 
 RUNS = Path(__file__).parent / "runs"
-NAMES = ("sentiment", "chinese", "intents", "troubled", "empty")
+NAMES = ("sentiment", "chinese", "intents", "troubled", "empty", "entities", "events", "poetry")
 
 
 def run(name: str) -> dict[str, Any]:

@@ -23,7 +23,8 @@ def test_both_languages_have_the_same_places(key: str) -> None:
 
 def test_templates_ask_only_for_sentences_that_exist() -> None:
     asked: set[str] = set()
-    for name in ("report.html.jinja", "evidence.html.jinja", "compare.html.jinja"):
+    for page in ("report", "evidence", "answers", "compare"):
+        name = f"{page}.html.jinja"
         text = PAGES.joinpath(name).read_text("utf-8")
         asked |= set(re.findall(r"""\bt\(["'](\w+)["'](?! ~)""", text))
     assert len(asked) > 80

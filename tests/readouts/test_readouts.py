@@ -13,7 +13,9 @@ from sapwood.errors import ConfigError, DataError
 from sapwood.readouts import READOUTS
 from sapwood.registry import resolve
 
-FITTED = [name for name in READOUTS if name != "verbalizer"]  # fitted on label scores instead
+# The others are fitted on label scores, trained with an encoder, or give answers themselves.
+OTHERS = ("verbalizer", "tags", "dictionary", "n-gram", "generate")
+FITTED = [name for name in READOUTS if name not in OTHERS]
 LABELS = ("bad", "fair", "good")
 WORDS = {
     "bad": "awful dull broken refund",

@@ -7,6 +7,7 @@ import pytest
 
 from sapwood.interfaces import Example
 from sapwood.search.evidence import choose
+from sapwood.search.marks import LabelMarks
 
 
 def bench(rows, **candidates):
@@ -26,7 +27,7 @@ def bench(rows, **candidates):
         results=results,
         dev=probabilities,
         splits=SimpleNamespace(dev=dev),
-        index=lambda examples: np.zeros(len(examples), int),
+        marks=LabelMarks(labels=("a", "b")),
     )
 
 

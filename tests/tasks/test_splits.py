@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sapwood.errors import ConfigError, DataError
 from sapwood.interfaces import Dropped, Example
-from sapwood.tasks.classification import data_card
+from sapwood.tasks.card import data_card
 from sapwood.tasks.columns import Columns
 from sapwood.tasks.duplicates import SIMILAR, same_text, shingles, skeleton
 from sapwood.tasks.readers import Table, sorted_labels

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sapwood.adaptation import Adaptation
+from sapwood.adaptation import Adaptation, classifier
 from sapwood.bridges.answers import attached
 from sapwood.evaluation import Bases, Reader
 from sapwood.interfaces import Event, Example, Floats
@@ -92,7 +92,7 @@ def answering(bases: Bases, made: Adaptation) -> Iterator[Predict]:
             sharing="all", groups=(),
         )  # fmt: skip
         reader = Reader(bases, name, now, made.labels, scope=made.scope)
-        return made.readout.probabilities(reader.read(texts, normalise=normalise).scores)
+        return classifier(made).probabilities(reader.read(texts, normalise=normalise).scores)
 
     with attached(bases, made):
         yield predict

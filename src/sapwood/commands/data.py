@@ -95,20 +95,43 @@ def _leave(findings: Findings, *, fixed: bool, strict: bool) -> None:
 @click.argument("data")
 @_columns
 @click.option("-n", "rows", default=3, show_default=True, type=click.IntRange(min=1))
+@click.option("--tokens", is_flag=True, help="Show rows as they are trained: [[what is learnt]].")
+@click.option("--task", help="Kind of task.  [default: what the columns say]")
+@click.option(
+    "--model",
+    "-m",
+    default="smollm2-135m",
+    show_default=True,
+    help="Base whose tokens are shown: a name, hub id, folder or .gguf file.",
+)
+@click.option(
+    "--max-length",
+    type=click.IntRange(min=2),
+    help="Most tokens of a row.  [default: what the base reads, at most 2,048]",
+)
+@click.option(
+    "--turns",
+    type=click.Choice(["all", "last"]),
+    default="all",
+    show_default=True,
+    help="Which of the assistant's turns are learnt.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
-def show_data(data: str, *, text: str | None, label: str | None, rows: int, as_json: bool) -> None:
-    """Show the first rows of DATA as they are read, and the columns in use."""
-    from sapwood.tasks.readers import describe, read_examples
+def show_data(data: str, *, text: str | None, label: str | None, **given: Any) -> None:
+    """Show the first rows of DATA as they are read, and the columns in use.
 
-    table = read_examples(data, text=text, label=label, need_label=label is not None)
-    for example in table.examples[:rows]:
-        if as_json:
-            row = {"row": example.row, "text": example.text, "label": example.label}
-            click.echo(json.dumps(row, ensure_ascii=False))
-            continue
-        head = f"row {example.row}"
-        click.secho(head if example.label is None else f"{head}  {example.label}", bold=True)
-        click.echo(click.wrap_text(example.text, 80, "  ", "  ", preserve_paragraphs=True))
+    With --tokens they are shown as a language model is trained on them, exactly: what is learnt is
+    in colour on a terminal, in [[...]] elsewhere. Then follow the share of tokens learnt over all
+    rows and what was cut. Exit code 3 if training on them would be refused.
+    """
+    from sapwood.commands.showing import View, read, show_rows, show_tokens
+    from sapwood.tasks.readers import describe
+
+    table = read(data, given.pop("task"), text, label)
+    if given.pop("tokens"):
+        show_tokens(table, View(**given))
+    else:
+        show_rows(table, given["rows"], as_json=given["as_json"])
     click.echo(f"{table.columns.why}; {len(table.examples):,} rows can be used", err=True)
     for note in (*table.notes, *(describe(dropped) for dropped in table.dropped)):
         click.echo(note, err=True)

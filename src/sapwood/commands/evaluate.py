@@ -31,11 +31,20 @@ def command(
     """Score the adaptation in DIR on the rows of a file, with 95 % intervals."""
     import numpy as np
 
-    from sapwood.evaluation import predicting
+    from sapwood.commands.answers import evaluate, show
+    from sapwood.evaluation import answers_of, predicting
     from sapwood.metrics import bootstrap_interval, expected_calibration_error, per_class
     from sapwood.tasks.readers import read_examples
 
     made = open_adaptation(folder)
+    if answers_of(made):
+        columns = {role: name for role, name in (("text", text), ("label", label)) if name}
+        content = evaluate(made, make_bases(device, dtype), data, columns)
+        if as_json:
+            click.echo(json.dumps(content, ensure_ascii=False))
+        else:
+            show(content)
+        return
     rows = read_examples(data, text=text, label=label, classes=1).examples
     with predicting(made, make_bases(device, dtype)) as predictor:
         found = np.concatenate(list(predictor.stream([e.text for e in rows])))

@@ -31,9 +31,14 @@ def command(
     as_json: bool,
 ) -> None:
     """Apply the adaptation in DIR to TEXTS or to the rows of a file, in order."""
+    from sapwood.commands.answers import predict
     from sapwood.context.facts import facts_json
-    from sapwood.evaluation import CHUNK, predicting
+    from sapwood.evaluation import CHUNK, answers_of, predicting
+    from sapwood.interfaces import Example
     from sapwood.tasks.readers import describe, read_examples
+    from sapwood.tasks.structured import read_task
+
+    named = {"text": text} if text else {}
 
     if bool(texts) == bool(data):
         raise ConfigError(
@@ -42,6 +47,16 @@ def command(
             fix=f'sapwood predict {folder} "a text"   or   --data FILE',
         )
     made = open_adaptation(folder)
+    if answers_of(made):
+        examples = [Example(text=one) for one in texts]
+        if data:
+            table = read_task(data, made.task, columns=named, need_answer=False)
+            examples = list(table.examples)
+            for dropped in table.dropped:
+                click.echo(f"not predicted: {describe(dropped)}", err=True)
+        for line in predict(made, make_bases(device, dtype), examples, as_json=as_json):
+            click.echo(line)
+        return
     rows = list(texts)
     if data:
         table = read_examples(data, text=text, need_label=False)
@@ -58,11 +73,11 @@ def command(
                 if not as_json:
                     click.echo(f"{made.labels[best]}\t{values[best]:.3f}\t{words}")
                     continue
-                line: dict[str, Any] = {
+                content: dict[str, Any] = {
                     "text": words,
                     "label": made.labels[best],
                     "probabilities": dict(zip(made.labels, map(float, values), strict=True)),
                 }
                 if known is not None:  # what was put before this text, and where it comes from
-                    line["facts"] = facts_json(known[place])
-                click.echo(json.dumps(line, ensure_ascii=False))
+                    content["facts"] = facts_json(known[place])
+                click.echo(json.dumps(content, ensure_ascii=False))

@@ -18,13 +18,13 @@ import click
 
 from sapwood.errors import ConfigError, ResourceError
 from sapwood.files import told
-from sapwood.registry import did_you_mean
 
 if TYPE_CHECKING:
     from sapwood.interfaces import Event
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option("--task", default="classification", show_default=True, help="Kind of task."),
+    click.option("--task", default="classification", show_default=True,
+                 help="Kind of task: see `sapwood tasks`."),
     click.option("--model", "-m", default="smollm2-135m", show_default=True,
                  help="Base: a name, hub id, folder or .gguf file."),
     click.option("--encoder", help="Small encoder beside it; 'none' for none."
@@ -114,12 +114,9 @@ def run(
 
 def _check(given: dict[str, Any]) -> None:
     """Raise ConfigError for settings that click cannot judge."""
-    if given["task"] != "classification":
-        raise ConfigError(
-            "E-CONFIG-054",
-            f"Unknown task '{given['task']}'.{did_you_mean(given['task'], ['classification'])}",
-            fix="use classification",
-        )
+    from sapwood.tasks.structured import task_named
+
+    task_named(given["task"])
     for name in ("epochs", "learning_rate", "max_ms"):
         if given[name] is not None and not math.isfinite(given[name]):
             flag = "--" + name.replace("_", "-")
@@ -169,6 +166,8 @@ def _job(data: str, only: tuple[str, ...], verb: str, given: dict[str, Any]) -> 
         data=data,
         out=out,
         model=given["model"],
+        task=given["task"],
+        columns={role: given[role] for role in ("text", "label") if given[role]},
         encoder=_encoder(given["encoder"], data, given),
         seconds=parse_budget(given["budget"]),
         only=only,
@@ -184,7 +183,7 @@ def _job(data: str, only: tuple[str, ...], verb: str, given: dict[str, Any]) -> 
         **{
             key: given[key]
             for key in (
-                "dev", "test", "text", "label", "seed", "limit", "max_length", "instruction",
+                "dev", "test", "seed", "limit", "max_length", "instruction",
                 "facts", "max_bytes", "max_ms",
             )
         },
@@ -202,10 +201,11 @@ def _encoder(name: str | None, data: str, given: dict[str, Any]) -> str | None:
     if "minilm-l6" not in BASES or "minilm-l6" not in installed():
         return None
     from sapwood.context.template import is_chinese
-    from sapwood.tasks.readers import find_files, read_examples
+    from sapwood.tasks.readers import find_files
+    from sapwood.tasks.structured import read_task
 
-    path = find_files(data)["train"]
-    head = read_examples(path, text=given["text"], label=given["label"], classes=1).examples
+    columns = {role: given[role] for role in ("text", "label") if given[role]}
+    head = read_task(find_files(data)["train"], given["task"], columns=columns).examples
     return None if is_chinese(e.text for e in head[:200]) else "minilm-l6"
 
 

@@ -193,7 +193,7 @@ class Prompter:
 
     def _cut(self, example: Example) -> Example:
         """Return `example` with its text cut at the limit, counting what was cut."""
-        text = _beginning(self.tokenizer, example.text, self.context.max_text_tokens)
+        text = beginning(self.tokenizer, example.text, self.context.max_text_tokens)
         if text == example.text:
             return example
         self.truncated += 1
@@ -260,8 +260,8 @@ def block_ids(prompter: Prompter) -> tuple[list[int], list[list[int]]]:
     return list(opening), [list(ids) for ids in blocks]
 
 
-def _beginning(tokenizer: Any, text: str, limit: int) -> str:
-    """Return what the first `limit` tokens of `text` cover."""
+def beginning(tokenizer: Any, text: str, limit: int) -> str:
+    """Return what the first `limit` tokens of `text` cover, at least one."""
     if len(text) <= limit:  # a token covers one character at least, nearly always
         return text
     coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

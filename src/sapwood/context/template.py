@@ -15,6 +15,9 @@ _CHINESE_WORDS = {
     "pos": "好评", "neg": "差评", "yes": "是", "no": "否",
 }  # fmt: skip
 _SENTIMENT = {"positive", "negative", "neutral", "pos", "neg", "mixed"}
+# After these no space stands before an answer; Chinese is written without any.
+_NO_GAP = re.compile(r"(\s|[\u3000-\u303f\uff00-\uff65])$")
+_NO_SPACE = re.compile(r"^(\s|[\u3000-\u303f\u3400-\u9fff\uff00-\uff65])")
 _CJK = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 
 
@@ -49,7 +52,21 @@ class Template:
     def demonstration(self, example: Example) -> str:
         """Return `example` as a demonstration with its answer."""
         assert example.label is not None
-        return self.query(example.text) + self.words[example.label]
+        return self.query(example.text) + self.answer(example.label)
+
+    def answer(self, label: str) -> str:
+        r"""Return an answer as it follows a query: the words of a label, or free words themselves.
+
+        >>> Template(instruction="", before="", between="\nMood:").answer("fine")
+        ' fine'
+        >>> Template(instruction="", before="", between="\n").answer("fine")
+        'fine'
+        """
+        known = self.words.get(label)
+        if known is not None:
+            return known
+        close = _NO_GAP.search(self.between) or _NO_SPACE.search(label)
+        return label if close or not label else f" {label}"
 
     def head(self, demonstrations: Sequence[Example], facts: Sequence[str] = ()) -> str:
         """Return the instruction and the demonstrations, without the separator that follows.

@@ -13,7 +13,7 @@ from sapwood.interfaces import Floats
 from sapwood.launch import Runtime
 from sapwood.methods import parts
 from sapwood.models.decoder import Decoder
-from sapwood.models.encoder import Encoder
+from sapwood.models.encoder import Encoder, pair_marks
 from sapwood.models.load import Base, load_base
 from sapwood.models.store import BASES
 from sapwood.models.stored import ContextStore
@@ -74,7 +74,8 @@ class Bases:
     def encoder(self, name: str) -> Encoder:
         """Return the packed encoder over a base."""
         if name not in self._encoders:
-            self._encoders[name] = Encoder(self.get(name).net)
+            base = self.get(name)
+            self._encoders[name] = Encoder(base.net, marks=pair_marks(base.tokenizer))
         return self._encoders[name]
 
     def tokens(

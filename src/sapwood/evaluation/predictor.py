@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from sapwood.adaptation import Adaptation, seed
+from sapwood.adaptation import Adaptation, classifier, seed
 from sapwood.errors import ModelError
 from sapwood.evaluation.bases import Bases
 from sapwood.evaluation.reader import Extras, Reader
-from sapwood.interfaces import Floats
+from sapwood.interfaces import Example, Floats
 from sapwood.methods import parts
 from sapwood.methods.folder import attach_trained
 
@@ -94,7 +94,11 @@ class Predictor:
 
     def probabilities(self, texts: Sequence[str]) -> Floats:
         """Return class probabilities, (texts, labels)."""
-        return self.adaptation.readout.probabilities(self.inputs(texts))
+        return classifier(self.adaptation).probabilities(self.inputs(texts))
+
+    def said(self, rows: Sequence[Example]) -> Floats:
+        """Return class probabilities of rows, (rows, labels)."""
+        return self.probabilities([row.text for row in rows])
 
     def stream(self, texts: Sequence[str]) -> Iterator[Floats]:
         """Yield probabilities a chunk of texts at a time, in order."""

@@ -114,12 +114,12 @@ class Reader:
         if self.context.encoding == "exact":
             return self.decoder.encode(self.opening(prompter), stored=self.extras.stored)
         opening, blocks = block_ids(prompter)
-        head = (*self._virtual("all"), *opening)
+        head = (*self.virtual("all"), *opening)
         if self._blocks is None or self._blocks.head != head:
             self._blocks = Blocks(self.decoder, head)
         return self._blocks.prefix(blocks)
 
-    def _virtual(self, scope: str) -> tuple[int, ...]:
+    def virtual(self, scope: str) -> tuple[int, ...]:
         """Return the virtual tokens of this reader's scope, none of another's."""
         return virtual_ids(self.decoder.net) if self.scope == scope else ()
 
@@ -128,7 +128,7 @@ class Reader:
 
         Ask after the queries' own ids: those may shorten it.
         """
-        return (*self._virtual("all"), *(prompter or self.prompter).prefix)
+        return (*self.virtual("all"), *(prompter or self.prompter).prefix)
 
     def prompts(self, texts: Sequence[str]) -> tuple[list[list[int]], Prefix]:
         """Return the token ids of each query and the one prefix that they follow."""
@@ -136,7 +136,7 @@ class Reader:
 
     def _follow(self, prompter: Prompter, texts: Sequence[str]) -> tuple[list[list[int]], Prefix]:
         rest = prompter.rest(texts)  # first: it may shorten the prefix
-        return _begun(self._virtual("suffix"), rest), self.prefix(prompter)
+        return _begun(self.virtual("suffix"), rest), self.prefix(prompter)
 
     def _known(self, texts: Sequence[str]) -> list[str]:
         assert self.extras.facts is not None
@@ -189,7 +189,7 @@ class Reader:
                 with spent.counting(self.context.sharing == "query"):
                     rows = prompter.channel_rows([texts[n] for n in numbers], self.labels)
                     prefix = self.prefix(prompter)  # after the rows: they may shorten it
-                    own = self._virtual("suffix")
+                    own = self.virtual("suffix")
                     rows = [[([*own, *ids], len(own) + at) for ids, at in row] for row in rows]
                 with spent.counting():
                     scores[list(numbers)] = channel_scores(self.decoder, rows, prefix)
@@ -209,7 +209,7 @@ class Reader:
 
         Only where all queries share one context and the scorer is direct.
         """
-        asked = _begun(self._virtual("suffix"), [self.prompter.premise()])
+        asked = _begun(self.virtual("suffix"), [self.prompter.premise()])
         return self.decoder.label_scores(asked, self.trie, self.prefix())
 
 

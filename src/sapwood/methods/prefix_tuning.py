@@ -33,6 +33,7 @@ from sapwood.methods.lora import freeze
 from sapwood.methods.parts import Guest, Method, disabled
 from sapwood.methods.places import kind_of
 from sapwood.methods.prompt import check_start, drawn_ids, repeated, vocabulary
+from sapwood.models.past import CACHES, cache_name
 
 STARTS = ("vocabulary", "text", "context", "random")
 PREFIX = "trained_prefix"  # its name in the net; `models.prefixes` asks for it by this name
@@ -143,7 +144,8 @@ def encoded(net: Any, ids: list[int]) -> Tensor:
     net.eval()
     try:
         with disabled(net):
-            net(input_ids=torch.tensor([ids], device=device), past_key_values=kept, use_cache=True)
+            given = {cache_name(net): kept, "use_cache": True}
+            net(input_ids=torch.tensor([ids], device=device), **given)
     finally:
         net.train(training)
     cached: Any = kept.layers
@@ -257,8 +259,7 @@ def _brought_along(
     made: Any = getattr(net, PREFIX, None)
     if made is None or not made.active or "pack" in named:
         return None
-    held = named.get("past_key_values")
-    if held is not None:
+    if any(named.get(name) is not None for name in CACHES):
         raise ModelError(
             "E-MODEL-075",
             "A net with a trained prefix was called with a cache of the caller's.",
@@ -276,7 +277,7 @@ def _brought_along(
     cache = DynamicCache() if kind_of(net) == "bert" else DynamicCache(config=net.config)
     for number, (key, value) in enumerate(made.layers(net)):
         cache.update(key.expand(rows, -1, -1, -1), value.expand(rows, -1, -1, -1), number)
-    changed: dict[str, Any] = {"past_key_values": cache, "use_cache": False}
+    changed: dict[str, Any] = {cache_name(net): cache, "use_cache": False}
     if (mask := named.get("attention_mask")) is not None:
         changed["attention_mask"] = torch.cat((mask.new_ones(rows, made.tokens), mask), dim=1)
     if (at := named.get("position_ids")) is not None:

@@ -15,20 +15,22 @@ from sapwood.models import attention
 from sapwood.models.layout import Row, build_pack, split_by_budget
 from sapwood.models.prefixes import NO_PREFIX, joined, trained_prefix, virtual_tokens
 from sapwood.registry import did_you_mean
+from sapwood.tasks.bio import HEAD, TAIL
 
 PACKED = ("bert",)
-POOLINGS = ("mean", "first")
+POOLINGS = ("mean", "first", "markers")
 PACK_TOKENS = 2048
 
 
 class Encoder:
     """A bidirectional encoder: a state for each token of a text, or one vector for all of them.
 
-    `net`: a transformers encoder on its device, weights frozen (methods may be attached).
+    `net`: a transformers encoder on its device, weights frozen (methods may be attached). `marks`:
+    token ids of what opens and closes the head and the tail of a marked pair; see `pair_marks`.
     """
 
-    def __init__(self, net: Any) -> None:
-        self.net = net
+    def __init__(self, net: Any, *, marks: Sequence[Sequence[int]] = ()) -> None:
+        self.net, self.marks = net, marks
         self.packed = net.config.model_type in PACKED
         if self.packed:
             attention.register()
@@ -107,11 +109,49 @@ class Encoder:
         return [found[n] for n in range(len(rows))]
 
     def features(self, rows: Sequence[Sequence[int]], pooling: str = "mean") -> Floats:
-        """Return one vector a row, (rows, hidden), float32; see `pooled`."""
-        out = np.zeros((len(rows), self.net.config.hidden_size), dtype=np.float32)
+        """Return one vector a row, (rows, width), float32; see `pooled`."""
+        width = self.net.config.hidden_size * (1 + 2 * (pooling == "markers"))
+        out = np.zeros((len(rows), width), dtype=np.float32)
         for part, states in self.packs(rows):
-            out[part] = pooled(states, pooling).cpu().numpy()
+            out[part] = self.pooled([rows[n] for n in part], states, pooling).cpu().numpy()
         return out
+
+    def pooled(
+        self, rows: Sequence[Sequence[int]], states: Sequence[Tensor], pooling: str = "mean"
+    ) -> Tensor:
+        """Return one vector for each of `rows`, whose states these are, (rows, width), float32.
+
+        "markers": the means over the whole text, the head and the tail, one after the other, width
+        3 times hidden (R-BERT, Wu and He 2019, arXiv 1905.08284, has [CLS] for the first); where a
+        mark was cut off, the whole text stands for its part. The others: see the function `pooled`.
+        """
+        if pooling != "markers":
+            return pooled(states, pooling)
+        assert len(self.marks) == 4, "made with the marks of a pair"
+        made = []
+        for ids, own in zip(rows, states, strict=True):
+            parts = [slice(None), *(_between(ids, *self.marks[n : n + 2]) for n in (0, 2))]
+            made.append(torch.cat([own[part].float().mean(0) for part in parts]))
+        return torch.stack(made)
+
+
+def pair_marks(tokenizer: Any) -> tuple[tuple[int, ...], ...]:
+    """Return the token ids of the marks that `tasks.bio.mark_pair` sets around head and tail."""
+    coded = tokenizer([*HEAD, *TAIL], add_special_tokens=False, verbose=False)
+    return tuple(tuple(ids) for ids in coded["input_ids"])
+
+
+def _between(ids: Sequence[int], opened: Sequence[int], closed: Sequence[int]) -> slice:
+    """Return where the tokens between two marks are; all of them where a mark is missing."""
+    start, end = _place(ids, opened), _place(ids, closed)
+    first = start + len(opened)
+    return slice(first, end) if start >= 0 and first < end else slice(None)
+
+
+def _place(ids: Sequence[int], mark: Sequence[int]) -> int:
+    """Return where `mark` begins in `ids`, or -1."""
+    size, wanted = len(mark), list(mark)
+    return next((n for n in range(len(ids) - size + 1) if list(ids[n : n + size]) == wanted), -1)
 
 
 def pooled(states: Sequence[Tensor], pooling: str = "mean") -> Tensor:

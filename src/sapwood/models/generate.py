@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sapwood.errors import ConfigError
 from sapwood.models.decoder import NO_PREFIX, Decoder, Prefix, behind
+from sapwood.models.grammar import Guide, Guided, barred
 from sapwood.models.labels import _capped
 from sapwood.models.layout import Layout, Pack, Row
 from sapwood.models.past import Past
@@ -81,8 +82,8 @@ class Completion:
 class _Growing:
     """One answer while it grows."""
 
-    def __init__(self, prompt: int, sample: int, seed: int) -> None:
-        self.prompt = prompt
+    def __init__(self, prompt: int, sample: int, seed: int, guide: Guide | None = None) -> None:
+        self.prompt, self.guide = prompt, guide
         self.draws = np.random.default_rng((seed, prompt, sample))
         self.ids: list[int] = []
         self.log_probability = 0.0
@@ -96,6 +97,8 @@ class _Growing:
         self.stopped = token in sampling.stop_ids
         if not self.stopped:
             self.ids.append(token)
+        if self.guide is not None and self.guide.take(token):
+            self.stopped = True
         self.done = self.stopped or len(self.ids) == sampling.tokens
 
     def completion(self) -> Completion:
@@ -111,9 +114,11 @@ def generate(
     prefix: Prefix = NO_PREFIX,
     *,
     sampling: Sampling,
+    guides: Sequence[Guide | None] = (),
 ) -> list[list[Completion]]:
     """Return `sampling.samples` answers to each prompt, token ids that follow `prefix`.
 
+    `guides`: for each prompt the grammar that its answers follow (see `models.grammar`), or None.
     Prompts need at least one token each. Raises ModelError (E-MODEL-030) when prefix, prompt and
     answer together are longer than the base reads.
     """
@@ -124,10 +129,12 @@ def generate(
     found: list[list[Completion]] = [[] for _ in prompts]
     if decoder.why_padded:
         for number, prompt in enumerate(prompts):
-            found[number] = _plain(decoder, [*prefix.ids, *prompt], sampling, number)
+            guide = guides[number] if guides else None
+            found[number] = _plain(decoder, [*prefix.ids, *prompt], sampling, number, guide)
         return found
     for numbers in _batches(decoder, prompts, sampling):
-        for row in _grow(decoder, prompts, numbers, prefix, sampling):
+        own = [guides[number] for number in numbers] if guides else [None] * len(numbers)
+        for row in _grow(decoder, [prompts[n] for n in numbers], numbers, prefix, sampling, own):
             found[row.prompt].append(row.completion())
     return found
 
@@ -150,7 +157,7 @@ def stream(
     past, states = _begin(decoder, [prompt], prefix, sampling.tokens)
     try:
         while True:
-            tokens, logs = _choose(_logits(decoder, states), [row], sampling)
+            tokens, logs = _choose(next_logits(decoder, states), [row], sampling)
             row.take(int(tokens[0]), float(logs[0]), sampling)
             if not row.stopped:
                 yield row.ids[-1]
@@ -220,17 +227,22 @@ def _grow(
     numbers: Sequence[int],
     prefix: Prefix,
     sampling: Sampling,
+    guides: Sequence[Guide | None],
 ) -> list[_Growing]:
     """Return the finished rows of a batch, in the order of prompts and samples."""
-    past, states = _begin(decoder, [prompts[n] for n in numbers], prefix, sampling.tokens)
+    past, states = _begin(decoder, prompts, prefix, sampling.tokens)
     samples = range(sampling.samples)
-    every = [_Growing(number, sample, sampling.seed) for number in numbers for sample in samples]
+    every = [
+        _Growing(number, sample, sampling.seed, guide.copy() if guide else None)
+        for number, guide in zip(numbers, guides, strict=True)
+        for sample in samples
+    ]
     copies = torch.arange(len(numbers), device=decoder.device).repeat_interleave(sampling.samples)
     if sampling.samples > 1:
         past.select(copies)
     states, alive = states[copies], list(every)
     while True:
-        tokens, logs = _choose(_logits(decoder, states), alive, sampling)
+        tokens, logs = _choose(next_logits(decoder, states), alive, sampling)
         for row, token, log in zip(alive, tokens.tolist(), logs.tolist(), strict=True):
             row.take(token, log, sampling)
         going = [n for n, row in enumerate(alive) if not row.done]
@@ -244,13 +256,15 @@ def _grow(
 
 
 @torch.no_grad()
-def _logits(decoder: Decoder, states: Tensor) -> Tensor:
+def next_logits(decoder: Decoder, states: Tensor) -> Tensor:
     """Return the logits of the next tokens, (rows, vocabulary), float32."""
     return _capped(decoder.net.get_output_embeddings()(states).float(), decoder.net)
 
 
 def _choose(logits: Tensor, rows: Sequence[_Growing], sampling: Sampling) -> tuple[Tensor, Tensor]:
     """Return (the next token of each row, its log-probability), both (rows,)."""
+    free = logits
+    logits = barred(logits, [row.guide for row in rows])
     if not sampling.temperature:
         tokens = logits.argmax(-1)
     else:
@@ -266,7 +280,7 @@ def _choose(logits: Tensor, rows: Sequence[_Growing], sampling: Sampling) -> tup
         places = torch.searchsorted(total, wanted[:, None], right=True)
         tokens = places if order is None else order.gather(1, places)
         tokens = tokens[:, 0]
-    return tokens, logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+    return tokens, free.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
 
 
 def _whole(prefix: Prefix, ids: Sequence[int], past: Past) -> Prefix:
@@ -281,7 +295,11 @@ def _whole(prefix: Prefix, ids: Sequence[int], past: Past) -> Prefix:
 
 @torch.no_grad()
 def _plain(
-    decoder: Decoder, ids: Sequence[int], sampling: Sampling, number: int
+    decoder: Decoder,
+    ids: Sequence[int],
+    sampling: Sampling,
+    number: int,
+    guide: Guide | None = None,
 ) -> list[Completion]:
     """Return the answers of transformers' own `generate` to a whole prompt."""
     transformers: Any = import_module("transformers")
@@ -303,7 +321,10 @@ def _plain(
     with torch.random.fork_rng(devices=[] if whole.device.type == "cpu" else [whole.device]):
         torch.manual_seed(seed)
         found = decoder.net.generate(
-            whole, attention_mask=torch.ones_like(whole), generation_config=config
+            whole,
+            attention_mask=torch.ones_like(whole),
+            generation_config=config,
+            logits_processor=[] if guide is None else [Guided(guide, len(ids))],
         )
     logs = torch.stack(found.logits, 1).float().log_softmax(-1)  # (samples, tokens, vocabulary)
     decoder.tokens_run += len(ids) + found.sequences[:, len(ids) :].numel()

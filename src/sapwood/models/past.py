@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 KeysValues = tuple[Tensor, Tensor]  # each (1 or rows, key heads, length, head size)
+
+CACHES = ("cache", "past_key_values")  # transformers' name for its argument since 5.24, and before
+
+
+def cache_name(net: Any) -> str:
+    """Return what `net` calls the argument that takes transformers' cache."""
+    return next(name for name in CACHES if name in inspect.signature(net.forward).parameters)
 
 
 class Past:

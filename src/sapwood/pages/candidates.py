@@ -11,6 +11,10 @@ from sapwood.pages.words import is_number
 Report = Mapping[str, Any]
 Row = Mapping[str, Any]
 
+# What learns from the training answers alone, by the letters of its name, the best first: TF-IDF of
+# labels, a dictionary of spans, character n-grams of written answers, the most frequent label.
+BASELINES = ("tfidf", "dictionary", "ngram", "majority")
+
 # The letters of the methods' own papers; a candidate's name is shown with them.
 _LETTERS = {
     "tf-idf": "TF-IDF",
@@ -66,20 +70,22 @@ def ranked(report: Report) -> list[Row]:
 
 
 def baseline(report: Report) -> Row | None:
-    """Return the best cheap baseline with a score: TF-IDF, else the majority class, else None."""
-    for stem in ("tfidf", "majority"):
+    """Return the best cheap baseline with a score, the first of BASELINES there is, else None."""
+    for stem in BASELINES:
         for candidate in report.get("candidates") or []:
-            plain = re.sub(r"[^a-z]", "", str(candidate.get("name")).lower())
-            if plain.startswith(stem) and (score(candidate, "test") or score(candidate, "dev")):
+            scored = score(candidate, "test") or score(candidate, "dev")
+            if scored and _plain(candidate).startswith(stem):
                 return candidate  # type: ignore[no-any-return]
     return None
 
 
 def is_baseline(candidate: Row) -> bool:
-    """Tell whether a candidate is a cheap baseline: TF-IDF or the majority class."""
-    return re.sub(r"[^a-z]", "", str(candidate.get("name")).lower()).startswith(
-        ("tfidf", "majority")
-    )
+    """Tell whether a candidate is a cheap baseline (see BASELINES)."""
+    return _plain(candidate).startswith(BASELINES)
+
+
+def _plain(candidate: Row) -> str:
+    return re.sub(r"[^a-z]", "", str(candidate.get("name")).lower())
 
 
 def kind(candidate: Row) -> str:

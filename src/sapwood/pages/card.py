@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from sapwood.pages.answers import WRITTEN
 from sapwood.pages.candidates import (
     Report,
     Row,
@@ -22,14 +23,24 @@ from sapwood.pages.candidates import (
     score,
     shown,
 )
+from sapwood.pages.panel import named, panel
 from sapwood.pages.verdict import verdict
 from sapwood.pages.words import ABSENT, Words, is_number
 
 _TASKS = {
     "classification": "text-classification",
+    "multi-label": "text-classification",
+    "pairs": "text-classification",
     "generation": "text-generation",
+    "dialogue": "text-generation",
+    "story": "text-generation",
+    "poetry": "text-generation",
     "extraction": "token-classification",
+    "entities": "token-classification",
+    "relations": "token-classification",
+    "events": "token-classification",
 }
+MOST_TYPES = 30  # rows of a table by type; the report has them all
 _UNKNOWN = {"", "unknown", "none", "other"}
 
 
@@ -44,6 +55,7 @@ def model_card(report: Report) -> str:
         _how_to_load(),
         _scores(report, words),
         _comparison(report, winner, words),
+        _panel(report, words),
         _cost(winner, words),
         _data(report, words),
         _limits(report, winner, words),
@@ -105,7 +117,7 @@ def _front_matter(report: Report, winner: Row | None) -> str:
 
 def _metric_names(report: Report) -> list[str]:
     metric = str(report.get("metric") or "accuracy")
-    return ["f1" if metric == "macro_f1" else metric]
+    return ["f1" if metric.endswith("f1") else metric]
 
 
 def _model_index(report: Report, winner: Row | None, task: str) -> list[str]:
@@ -126,7 +138,7 @@ def _model_index(report: Report, winner: Row | None, task: str) -> list[str]:
         "    metrics:",
     ]
     values = {str(found.get("metric") or report.get("metric") or "accuracy"): found["value"]}
-    values |= {k: found[k] for k in ("macro_f1", "ece") if is_number(found.get(k))}
+    values |= {k: found[k] for k in ("macro_f1", "ece", "bits_a_byte") if is_number(found.get(k))}
     for name, value in values.items():
         lines += [f"    - type: {_scalar(name)}", f"      value: {value:.4f}"]
     return lines
@@ -160,10 +172,11 @@ def _how_to_load() -> str:
 
 
 def _scores(report: Report, words: Words) -> str:
+    metric = words.metric(report.get("metric") or "accuracy")
     rows = [
         "## Scores\n",
         (
-            f"{words.metric(report.get('metric') or 'accuracy').capitalize()}, with 95 % bootstrap "
+            f"{metric[:1].upper()}{metric[1:]}, with 95 % bootstrap "
             "intervals. Development rows chose the recommended; test rows were read once.\n"
         ),
         "| candidate | parts | dev | test | 95 % interval | status |",
@@ -207,6 +220,53 @@ def _comparison(report: Report, winner: Row | None, words: Words) -> str:
         return ""
     head = "Paired differences of the recommended on the same rows, 95 % intervals:\n\n"
     return head + "\n".join(lines) + "\n"
+
+
+def _panel(report: Report, words: Words) -> str:
+    """Return the task's scores of the recommended, by part and type; no row of the data."""
+    found = panel(report, words)
+    if found is None:
+        return ""
+    lines = ["## Scores of the task"]
+    if found["measures"]:
+        lines += ["", "| score | precision | recall | F1 or share | 95 % interval | wanted |"]
+        lines += ["|---|---:|---:|---:|---:|---:|"]
+        lines += [_measure(row, words) for row in found["measures"]]
+    for group in found["groups"]:
+        title = group["title"] or "score"
+        lines += ["", f"| {_inline(title)} | written | 95 % interval | wanted texts |"]
+        lines += ["|---|---:|---:|---:|"]
+        lines += [
+            f"| {_inline(x['name'])} | {x['value']} | {x['interval'] or ABSENT} | {x['wanted']} |"
+            for x in group["lines"]
+        ]
+    for table in found["tables"]:
+        title = named(f"table_{table['key']}", table["key"], words)
+        lines += ["", f"{title}:\n", "| label | precision | recall | F1 | wanted |"]
+        lines += ["|---|---:|---:|---:|---:|"]
+        lines += [_typed(row, words) for row in table["rows"][:MOST_TYPES]]
+        left = len(table["rows"]) - MOST_TYPES
+        lines += [f"\n{left} more are in the report."] if left > 0 else []
+    if found["errors"] and found["errors"]["total"]:
+        lines.append("\nSpans that are not exactly right:\n")
+        lines += [f"- {words('kind_' + k['key'])}: {k['n']}" for k in found["errors"]["kinds"]]
+    lines += [f"\n{_inline(note)}" for note in found["notes"]]
+    return "\n".join(lines) + "\n"
+
+
+def _measure(row: Row, words: Words) -> str:
+    name = f"{row['name']}: {row['about']}" if row["about"] else row["name"]
+    span = words.span(row["low"], row["high"]) if is_number(row["low"]) else ABSENT
+    cells = [_inline(name), *(words.percent(row[k]) for k in ("precision", "recall", "value"))]
+    return "| " + " | ".join([*cells, span, words.number(row["support"])]) + " |"
+
+
+def _typed(row: Row, words: Words) -> str:
+    cells = [words.percent(row.get(key)) for key in ("precision", "recall", "f1")]
+    return (
+        "| " + " | ".join([_inline(row.get("label")), *cells, words.number(row.get("support"))])
+        + " |"
+    )  # fmt: skip
 
 
 def _cost(winner: Row | None, words: Words) -> str:
@@ -264,10 +324,14 @@ def _limits(report: Report, winner: Row | None, words: Words) -> str:
     ece = (report.get("calibration") or {}).get("ece")
     if is_number(ece):
         lines.append(f"- Its stated confidence is off by {words.percent(ece)} on average.")
-    weak = [r for r in report.get("per_class") or [] if is_number(r.get("f1")) and r["f1"] < 0.5]
+    by_type = (report.get("panel") or {}).get("by_type") or report.get("per_class")
+    seen = [r for r in by_type or [] if is_number(r.get("f1")) and r.get("support") != 0]
+    weak = [r for r in seen if r["f1"] < 0.5]
     if weak:
         names = ", ".join(f"{_code(r.get('label'))} ({words.percent(r['f1'])})" for r in weak[:10])
         lines.append(f"- Labels with an F1 under 50 %: {names}.")
+    if report.get("task") in WRITTEN:
+        lines.append("- What it writes was not checked for truth or harm.")
     lines.append("- Bias, privacy and memorisation were not examined by this run.")
     return "\n".join(lines) + "\n"
 

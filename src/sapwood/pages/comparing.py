@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sapwood.interfaces import Floats
+from sapwood.pages.answers import FOUND, WRITTEN
 from sapwood.pages.candidates import Report, find, score, shown
 from sapwood.pages.terminal import aligned, wrapped, written
 from sapwood.pages.words import ABSENT, Words
@@ -24,6 +25,8 @@ def run_row(folder: str, report: Report) -> dict[str, Any]:
     return {
         "run": folder,
         "recommended": report.get("recommended"),
+        "task": report.get("task"),
+        "metric": report.get("metric"),
         "test": score(winner, "test"),
         "dev": score(winner, "dev"),
         "rows": (report.get("splits") or {}).get("test"),
@@ -34,15 +37,18 @@ def run_row(folder: str, report: Report) -> dict[str, Any]:
     }
 
 
-def difference(run: Named, against: Named, words: Words) -> dict[str, Any]:
-    """Return the paired difference in accuracy between two runs, or why there is none.
+def difference(
+    run: Named, against: Named, words: Words, task: str = "classification"
+) -> dict[str, Any]:
+    """Return the paired difference in rows answered exactly right, or why there is none.
 
     The rows of both are matched by text, whatever their order. The answer always has `run`,
     `against`, `comparable` and `sentence`; when comparable also `difference`, `low`, `high` and
-    `count`, the interval from a paired bootstrap over rows (Koehn 2004).
+    `count`, the interval from a paired bootstrap over rows (Koehn 2004). `task`: answers that are
+    written freely are never exactly right, so runs of such a task are not compared by rows.
     """
     names = {"run": run[0], "against": against[0]}
-    pair = _paired(run[1], against[1], words)
+    pair = words("why_written") if task in WRITTEN else _paired(run[1], against[1], words)
     if isinstance(pair, str):
         sentence = words("compare_not", **names, why=pair)
         return {**names, "comparable": False, "sentence": sentence}
@@ -55,6 +61,7 @@ def difference(run: Named, against: Named, words: Words) -> dict[str, Any]:
     sentence = words(
         key,
         **names,
+        metric=words("metric_exact" if task in FOUND else "metric_accuracy"),
         count=words.number(len(pair[0])),
         difference=words.points(turn * mean),
         low=words.bare(ends[0]),

@@ -50,7 +50,7 @@ def _data_facts(report: Report, card: Mapping[str, Any], words: Words) -> list[t
     if source.get("path"):
         facts.append((words("fact_file"), str(source["path"])))
     if source.get("columns"):
-        told = [f"{role} = {column}" for role, column in source["columns"].items()]
+        told = [f"{role} = {column}" for role, column in source["columns"].items() if column]
         facts.append((words("fact_columns"), words.listing(told)))
     if is_number(card.get("near_duplicates")):
         facts.append((words("fact_near"), words.number(card["near_duplicates"])))

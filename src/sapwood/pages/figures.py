@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from sapwood.pages.answers import answered
 from sapwood.pages.candidates import Report, best_split, ranked, score, shown
 from sapwood.pages.plots import (
     Point,
@@ -89,7 +90,7 @@ def curve_drawings(report: Report, words: Words) -> tuple[list[Drawing], str]:
         lines = [_series(shown(name), curves[name], x, y, scale) for name in kept]
         drawn = [line for line in lines if line.x]
         if drawn:
-            drawings.append(_curve_drawing(key, drawn, words))
+            drawings.append(_curve_drawing(key, drawn, report, words))
     left = words("curves_left_out", shown=len(kept), count=len(order)) if order[6:] else ""
     return drawings, left
 
@@ -103,14 +104,17 @@ def _series(name: str, curve: Mapping[str, Any], x: str, y: str, scale: float) -
     return Series(name=name, x=tuple(a for a, _ in pairs), y=tuple(b for _, b in pairs))
 
 
-def _curve_drawing(key: str, lines: list[Series], words: Words) -> Drawing:
-    caption = words(f"fig_{key}")
+def _curve_drawing(key: str, lines: list[Series], report: Report, words: Words) -> Drawing:
+    caption, y = words(f"fig_{key}"), ""
+    if key == "dev" and answered(report):
+        caption = words("fig_dev_metric", metric=_metric(report, words))
+        y = words("y_metric", metric=_metric(report, words))
     told = [
         words("series_range", name=s.name, first=f"{s.y[0]:.3g}", last=f"{s.y[-1]:.3g}")
         for s in lines
     ]
     alt = words("alt_curve", what=caption, series=words.listing(told))
-    svg = curve_plot(lines, name=f"curve-{key}", x=words("x_step"), alt=alt, best=key == "dev")
+    svg = curve_plot(lines, best=key == "dev", name=f"curve-{key}", x=words("x_step"), y=y, alt=alt)
     return {"svg": svg, "caption": caption}
 
 

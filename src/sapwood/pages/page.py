@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
 from sapwood.pages.candidates import Report, shown
+from sapwood.pages.panel import named
 from sapwood.pages.sections import sections
+from sapwood.pages.spans import SIGNS, chip
 from sapwood.pages.words import ABSENT, Words, language_of
 
 if TYPE_CHECKING:
@@ -68,7 +70,10 @@ def compare_page(table: list[dict[str, Any]], differences: list[dict[str, Any]],
 
 
 def _render(template: str, words: Words, **values: Any) -> str:
+    said = {"chip": partial(chip, words=words), "named": named, "signs": SIGNS}
     text = (
-        _environment().get_template(template).render(t=words, absent=ABSENT, shown=shown, **values)
+        _environment()
+        .get_template(template)
+        .render(t=words, absent=ABSENT, shown=shown, **said, **values)
     )
     return re.sub(r"\n\s*\n+", "\n", text)

@@ -165,7 +165,7 @@ def _outside(box: Box, bounds: Any) -> float:
 
 
 def curve_plot(
-    lines: Sequence[Series], *, name: str, x: str, alt: str, best: bool = False
+    lines: Sequence[Series], *, name: str, x: str, alt: str, y: str = "", best: bool = False
 ) -> Markup:
     """Draw up to six lines over steps, each with its own dashes and its name at its end.
 
@@ -177,7 +177,7 @@ def curve_plot(
         from matplotlib.ticker import FuncFormatter, MaxNLocator
 
         plot = axes(figure, right=min(longest + 12, 150))
-        plot.set_xlabel(x)
+        plot.set(xlabel=x, ylabel=y)
         plot.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         plot.yaxis.set_major_formatter(FuncFormatter(_plain))
         plot.xaxis.set_major_locator(MaxNLocator(5, integer=True))

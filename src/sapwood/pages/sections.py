@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from sapwood.pages import figures
+from sapwood.pages.answers import answered, answers
 from sapwood.pages.candidates import (
     Report,
     Row,
@@ -19,6 +20,7 @@ from sapwood.pages.candidates import (
     shown,
 )
 from sapwood.pages.evidence import classes, data, errors, examples, reproduce
+from sapwood.pages.panel import panel
 from sapwood.pages.verdict import unfinished_note, verdict
 from sapwood.pages.words import Words, is_number, language_of
 
@@ -40,10 +42,29 @@ def sections(report: Report, words: Words) -> Section:
         "classes": classes(report),
         "calibration": calibration(report, words),
         "errors": errors(report),
+        "panel": panel(report, words),
+        "answers": answers(report, words),
+        "order": order(report),
         "choices": choices(report),
         "forecast": forecast(report),
         "reproduce": reproduce(report, words),
     }
+
+
+def order(report: Report) -> list[str]:
+    """Return the names of the sections, in order.
+
+    A report whose answers are found or written has a panel and answers; it has classes,
+    calibration and errors only if there are any, which all other reports have.
+    """
+    fixed = ["candidates", "cost", "compare", "data", "sees"]
+    fixed += ["choices"] if choices(report) else []
+    asked = [key for key, field in _CHOSEN.items() if not answered(report) or report.get(field)]
+    own = ["panel", "answers"] if answered(report) else []
+    return [*fixed, "curves", *own, *asked, "forecast", "reproduce"]
+
+
+_CHOSEN = {"classes": "confusion", "calibration": "calibration", "errors": "errors"}
 
 
 def answer(report: Report, words: Words) -> Section:
@@ -135,6 +156,7 @@ def candidates(report: Report, words: Words) -> Section:
         "scale": (low / 100, high / 100),
         "macro_f1": any(is_number(t.get("macro_f1")) for t in tests),
         "ece": any(is_number(t.get("ece")) for t in tests),
+        "bits": any(is_number(t.get("bits_a_byte")) for t in tests),
         "budget": budget if timed else None,
     }
 

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from sapwood.pages.candidates import Report, Row, ranked, score, shown
+from sapwood.pages.panel import panel
 from sapwood.pages.verdict import verdict
 from sapwood.pages.words import ABSENT, Words, is_number, language_of
 
@@ -48,6 +49,8 @@ def terminal_table(
 ) -> str:
     """Return the candidates' table and the verdict, no line wider than `width` columns (min. 40).
 
+    Where the report has a panel, the task's scores of the recommended stand between the two.
+
     The recommended is marked with ``*``. Every character can be written in `encoding`: where it
     cannot, signs become ASCII and what is left a question mark; Chinese sentences become English.
     """
@@ -56,7 +59,7 @@ def terminal_table(
     if language == "zh" and not _writable("准确率", encoding):
         language = "en"
     words = Words(lang=language)
-    lines = _table(report, width, words)
+    lines = [*_table(report, width, words), *_panel(report, width, words)]
     stored = str(report.get("verdict") or "")
     same = language_of(report.get("language")) == language
     sentence = stored if stored and same else verdict(report, language)[0]
@@ -116,6 +119,42 @@ def _table(report: Report, width: int, words: Words) -> list[str]:
         mark = "* " if candidate.get("name") == report.get("recommended") else "  "
         lines.append((mark + _line(cells, keys, sizes)).rstrip())
         lines += _remark(candidate, width, words)
+    return lines
+
+
+# Below this many columns the task's scores are shown without precision, recall and intervals.
+_ROOMY = 64
+
+
+def _panel(report: Report, width: int, words: Words) -> list[str]:
+    """Return the lines of the recommended's scores of the task, after an empty one."""
+    found = panel(report, words)
+    if found is None:
+        return []
+    rows = [
+        [words("col_measure"), words("col_precision"), words("col_recall"), words("col_f1")],
+        *(
+            [m["name"], *(words.percent(m[key]) for key in ("precision", "recall", "value"))]
+            for m in found["measures"]
+        ),
+    ]
+    if found["groups"]:
+        rows = [[words("col_measure"), words("col_interval"), words("col_written")]]
+        rows += [
+            [line["name"], line["interval"] or ABSENT, line["value"]]
+            for group in found["groups"]
+            for line in group["lines"]
+        ]
+    if len(rows) == 1:
+        return []
+    table = rows if width >= _ROOMY else [[row[0], row[-1]] for row in rows]
+    lines = ["", *aligned(table, width, left=1)]
+    if found["errors"] and found["errors"]["total"]:
+        told = [
+            f"{words('kind_' + kind['key']).replace('：', ':').partition(':')[0]} {kind['n']}"
+            for kind in found["errors"]["kinds"]
+        ]
+        lines += wrapped(f"{words('h_kinds')}: {words.listing(told)}", width)
     return lines
 
 

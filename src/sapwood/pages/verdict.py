@@ -26,7 +26,7 @@ def verdict(report: Report, lang: str = "en") -> tuple[str, bool]:
 
     Only the candidates, the comparisons and the recommended name decide; the numbers of rows are
     read from the splits. `separable` is true when the paired test difference between the
-    recommended and the best cheap baseline (TF-IDF, else the majority class) has a 95 % interval
+    recommended and the best cheap baseline (see `candidates.BASELINES`) has a 95 % interval
     above zero; a baseline that is itself recommended is never separable.
     """
     words = Words(lang=language_of(lang))
@@ -69,11 +69,15 @@ def _reached(report: Report, winner: Row, split: str, words: Words) -> str:
         interval = words(
             "body_interval", low=words.bare(found["low"]), high=words.bare(found["high"])
         )
+    metric = found.get("metric") or report.get("metric") or "accuracy"
+    bits = found.get("bits_a_byte")
+    told = "body_saved" if is_number(bits) else "body_score"
     return words(
-        "body_score",
+        told,
         name=shown(winner["name"]),
         value=words.percent(found["value"]),
-        metric=words.metric(found.get("metric") or report.get("metric") or "accuracy"),
+        metric=words.metric(metric),
+        bits=words.number(bits, 2),
         interval=interval,
         rows=words(rows, count=words.number(count)),
     )

@@ -49,6 +49,11 @@ class Words:
         """Return the sentence `key` with its places filled in. Raises KeyError if unknown."""
         return _sentences()[key][self.lang].format(**values)
 
+    def known(self, key: str) -> str | None:
+        """Return the sentence `key` as it is written, or None if there is no such sentence."""
+        found = _sentences().get(key)
+        return found[self.lang] if found else None
+
     def number(self, value: Any, digits: int = 0) -> str:
         """Return a number with thousands separated and a true minus sign."""
         if not is_number(value):
@@ -123,13 +128,11 @@ class Words:
 
     def metric(self, name: object) -> str:
         """Return the reader's name of a metric, or its own where it has none."""
-        known = _sentences().get(f"metric_{name}")
-        return known[self.lang] if known else str(name).replace("_", " ")
+        return self.known(f"metric_{name}") or str(name).replace("_", " ")
 
     def split(self, name: object) -> str:
         """Return the reader's name of a split."""
-        known = _sentences().get(f"split_{name}")
-        return known[self.lang] if known else str(name)
+        return self.known(f"split_{name}") or str(name)
 
     def listing(self, names: list[str]) -> str:
         """Return names joined by the language's comma."""

@@ -103,7 +103,7 @@ def best_prompted(bench: Workbench) -> Adaptation | None:
     }
     if not found:
         return None
-    return found[max(found, key=lambda n: float(bench.rows_correct(bench.dev[n]).mean()))]
+    return found[max(found, key=bench.value)]
 
 
 def _chosen(bench: Workbench, name: str, prompt: Prompt) -> Drafting:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sapwood.adaptation import Adaptation
 from sapwood.errors import ConfigError, ModelError
-from sapwood.interfaces import Event, Floats
+from sapwood.interfaces import Event, Example, Floats
 from sapwood.methods import parts
 from sapwood.methods.defaults import learning_rate
 from sapwood.methods.defaults import times as scales
@@ -104,8 +104,11 @@ def tuned_encoder(
 def _probe(bench: Workbench, encoder: str) -> Head:
     """Return the head that training starts from: the probe of the untouched base."""
     train = bench.splits.train
-    known, _ = bench.embed(encoder, "train", train)
-    return Head.fit(known, bench.gold(train), labels=bench.labels, seed=bench.job.seed)
+    # between two marked spans it matters what stands in them, not only what the text is about
+    pooling = "markers" if bench.task.name == "pairs" else "mean"
+    known, _ = bench.embed(encoder, "train", train, pooling)
+    gold = bench.gold(train)
+    return Head.fit(known, gold, labels=bench.labels, seed=bench.job.seed, pooling=pooling)
 
 
 class EncoderTraining:
@@ -147,7 +150,7 @@ class EncoderTraining:
         )
         judge = Judge(
             training=self._training,
-            probabilities=self._probabilities,
+            said=self._said,
             seconds=lambda: share * bench.tuning_seconds(self.name),
             every=len(train) // recipe.batch_size,
         )
@@ -158,8 +161,9 @@ class EncoderTraining:
         for _, part in parts.parts(self.encoder.net):
             part.training = on  # not those inside: the base's
 
-    def _probabilities(self, texts: Sequence[str]) -> Floats:
+    def _said(self, rows: Sequence[Example]) -> Floats:
         head, limit = self.head.readout(), self.bench.job.max_length
+        texts = [e.text for e in rows]
         found = self.bench.bases.embed(self.base, texts, pooling=head.pooling, limit=limit)
         return head.probabilities(found)
 
@@ -172,7 +176,7 @@ class EncoderTraining:
         bench, net = self.bench, self.encoder.net
         texts = [e.text for e in bench.splits.dev]
         started = time.perf_counter()
-        probabilities = course.probabilities(texts)
+        said = course.said(bench.splits.dev)
         seconds = (time.perf_counter() - started) / len(texts)
         total = course.run.total
         yield Event(kind="progress", candidate=self.name, done=total, total=total)
@@ -188,7 +192,7 @@ class EncoderTraining:
         )
         return Made(
             adaptation=made,
-            dev=probabilities,
+            dev=said,
             trainable=sum(tensor.numel() for tensor in self.weights.values()),
             query_seconds=seconds,
             query_tokens=sum(map(len, self._tokens(texts))) / len(texts),

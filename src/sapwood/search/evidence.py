@@ -8,33 +8,29 @@ from collections.abc import Generator, Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
-
 from sapwood.adaptation import copy
 from sapwood.config import VERSION
-from sapwood.evaluation import CHUNK, Predictor
-from sapwood.files import told, write_json, write_text
+from sapwood.evaluation import CHUNK, asking
+from sapwood.files import write_json, write_text
 from sapwood.interfaces import Event, Example, Floats
 from sapwood.metrics import (
     accuracy,
-    bootstrap_interval,
     calibration_bins,
     confusion,
-    correct,
     expected_calibration_error,
-    log_loss,
-    macro_f1,
-    paired_difference,
     per_class,
 )
 from sapwood.pages.verdict import verdict
+from sapwood.search.answered import answered_details
 from sapwood.search.job import Material
+from sapwood.search.marks import joined_said
 from sapwood.search.shown import rendered_examples, worst_errors
 from sapwood.search.workbench import Workbench
-from sapwood.tasks.classification import data_card
+from sapwood.tally import paired
+from sapwood.tasks.card import data_card
 
 SCHEMA = "sapwood.report/1"
-BASELINES = ("tf-idf", "majority")
+BASELINES = ("tf-idf", "dictionary", "n-gram", "majority")
 # Seconds of test reading that are granted even when the budget is spent: a report that lacks the
 # cheap alternatives would not answer the question.
 CHEAP_TEST = 10.0
@@ -58,10 +54,9 @@ def choose(bench: Workbench) -> str | None:
     best = max(value.values())
     tied = [n for n in able if value[n] >= best - TIE]
 
-    rows = bench.index(bench.splits.dev)
+    rows = bench.splits.dev
     if len(rows) < COARSE:
-        known = rows >= 0  # of labels that training lacks nobody has a probability
-        return min(tied, key=lambda n: log_loss(bench.dev[n][known], rows[known]))
+        return min(tied, key=lambda n: bench.marks.loss(rows, bench.dev[n]))
 
     def price(name: str) -> tuple[float, float]:
         return bench.results[name]["ms_per_query"], bench.results[name]["fit_seconds"]
@@ -69,10 +64,11 @@ def choose(bench: Workbench) -> str | None:
     return min(tied, key=price)
 
 
-def read_test(bench: Workbench, recommended: str) -> Generator[Event, None, dict[str, Floats]]:
-    """Return test probabilities: the recommended and the baselines, then others while time lasts.
+def read_test(bench: Workbench, recommended: str) -> Generator[Event, None, dict[str, Any]]:
+    """Return what is said of the test rows (see `marks`), by candidate.
 
-    Each result is kept on disk, so that a rerun reads no test row twice.
+    The recommended and the baselines come first, others while time lasts. Each result is kept on
+    disk, so that a rerun reads no test row twice.
     """
     rows = bench.splits.test
     order = [recommended, *(b for b in BASELINES if b in bench.finished)]
@@ -80,19 +76,19 @@ def read_test(bench: Workbench, recommended: str) -> Generator[Event, None, dict
         (n for n in bench.finished if bench.results[n]["status"] == "finished" and n not in order),
         key=lambda n: (bench.results[n]["ms_per_query"], n),
     )
-    found: dict[str, Floats] = {}
+    found: dict[str, Any] = {}
     if not rows:
         return found
     for name in dict.fromkeys([*order, *rest]):
         folder = bench.candidate_folder(name)
-        path = folder / "test.npy"
+        path = folder / f"test.{bench.marks.suffix}"
         if path.exists():
-            found[name] = np.load(path)
+            found[name] = bench.marks.recall(path)
             continue
         needed = bench.results[name]["ms_per_query"] * len(rows) / 1000
         if name in rest and needed > max(bench.clock.left, CHEAP_TEST):
             continue
-        probabilities, seconds, tokens = yield from _predict(bench, name, rows)
+        said, seconds, tokens = yield from _asked(bench, name, rows)
         result = bench.results[name]
         # beside the development figures, not over them: those decide, and a rerun decides the same
         result["served"] = {
@@ -100,37 +96,34 @@ def read_test(bench: Workbench, recommended: str) -> Generator[Event, None, dict
             "tokens_per_query": tokens / len(rows),
         }
         write_json(folder / "result.json", result)
-        with told(path):
-            part = folder / ".test.part.npy"
-            np.save(part, probabilities)
-            part.replace(path)
+        bench.marks.keep(path, said)
         bench.clock.save()
-        found[name] = probabilities
+        found[name] = said
     return found
 
 
-def _predict(
+def _asked(
     bench: Workbench, name: str, rows: Sequence[Example]
-) -> Generator[Event, None, tuple[Floats, float, int]]:
-    parts, texts = [], [e.text for e in rows]
+) -> Generator[Event, None, tuple[Any, float, int]]:
+    parts: list[Any] = []
     bench.bases.forget()  # a rerun must read the same
-    with Predictor(bench.finished[name], bench.bases) as predictor:
-        predictor.probabilities(texts[:1])  # encodes the context, which all queries share
-        predictor.tokens, started = 0, time.perf_counter()
-        for part in predictor.stream(texts):
-            parts.append(part)
+    with asking(bench.finished[name], bench.bases) as asked:
+        asked.said(rows[:1])  # encodes the context, which all queries share
+        asked.tokens, started = 0, time.perf_counter()
+        for start in range(0, len(rows), CHUNK):
+            parts.append(asked.said(rows[start : start + CHUNK]))
             done = min(len(parts) * CHUNK, len(rows))
             yield Event(
                 kind="progress", candidate=name, done=done, total=len(rows), note="test rows"
             )
         seconds = time.perf_counter() - started
-        return np.concatenate(parts), seconds, predictor.tokens
+        return joined_said(parts), seconds, asked.tokens
 
 
 def build_report(
-    bench: Workbench, material: Material, tests: dict[str, Floats], recommended: str | None
+    bench: Workbench, material: Material, tests: dict[str, Any], recommended: str | None
 ) -> dict[str, Any]:
-    """Return report.json. `tests`: test probabilities by candidate."""
+    """Return report.json. `tests`: what is said of test rows, by candidate."""
     job, splits = bench.job, bench.splits
     tokenizer = bench.bases.get(job.model).tokenizer
     card = data_card(
@@ -140,10 +133,11 @@ def build_report(
         dev=material.tables.get("dev"),
         test=material.tables.get("test"),
         limit=job.max_length,
+        labels_of=bench.task.labels,
     )
     report: dict[str, Any] = {
         "schema": SCHEMA,
-        "task": "classification",
+        "task": job.task,
         "splits": {
             "train": len(splits.train),
             "dev": len(splits.dev),
@@ -159,7 +153,7 @@ def build_report(
             "max_ms_per_query": job.max_ms,
         },
         "environment": _environment(bench),
-        "metric": "accuracy",
+        "metric": _metric(bench),
         "language": _language(card),
         "data": {
             "path": job.data,
@@ -177,11 +171,18 @@ def build_report(
         },
     }
     if recommended is not None:
-        report["examples"] = rendered_examples(bench, recommended)
+        if not bench.written:
+            report["examples"] = rendered_examples(bench, recommended)
         if recommended in tests:
-            report |= _test_details(bench, tests[recommended])
+            details = answered_details if bench.written else _test_details
+            report |= details(bench, tests[recommended])
     sentence, separable = verdict(report, report["language"])
     return {**report, "verdict": sentence, "separable": separable}
+
+
+def _metric(bench: Workbench) -> str:
+    known = (r["dev"]["metric"] for r in bench.results.values() if r.get("dev"))
+    return str(next(known, bench.task.metric))
 
 
 def _forecasts(bench: Workbench) -> list[dict[str, Any]]:
@@ -197,7 +198,7 @@ def _forecasts(bench: Workbench) -> list[dict[str, Any]]:
     ]
 
 
-def _candidate(bench: Workbench, name: str, tests: dict[str, Floats]) -> dict[str, Any]:
+def _candidate(bench: Workbench, name: str, tests: dict[str, Any]) -> dict[str, Any]:
     result = bench.results[name]
     empty = {"context": None, "prefix": None, "method": None, "readout": None}
     served = result.get("served", result)
@@ -221,34 +222,27 @@ def _candidate(bench: Workbench, name: str, tests: dict[str, Floats]) -> dict[st
     }
 
 
-def _predicted(bench: Workbench, probabilities: Floats) -> list[str]:
-    return [bench.labels[n] for n in np.argmax(probabilities, axis=1)]
-
-
-def _test_score(bench: Workbench, probabilities: Floats) -> dict[str, Any]:
+def _test_score(bench: Workbench, said: Any) -> dict[str, Any]:
     rows = bench.splits.test
-    gold, said = bench.gold(rows), _predicted(bench, probabilities)
-    score = bootstrap_interval((gold, said), seed=bench.job.seed)
-    index = bench.index(rows)
+    score = bench.marks.tally(rows, said).interval(bench.job.seed)
     return {
-        "metric": "accuracy", "value": score.value, "low": score.low, "high": score.high,
-        "macro_f1": macro_f1(gold, said), "ece": expected_calibration_error(probabilities, index),
+        "metric": score.metric, "value": score.value, "low": score.low, "high": score.high,
+        **bench.marks.further(rows, said),
     }  # fmt: skip
 
 
 def _comparisons(
-    bench: Workbench, tests: dict[str, Floats], recommended: str | None
+    bench: Workbench, tests: dict[str, Any], recommended: str | None
 ) -> Iterator[dict[str, Any]]:
     """Yield the paired difference of every candidate with the best cheap baseline, on test."""
     base = next((b for b in BASELINES if b in tests), None)
-    gold = bench.gold(bench.splits.test)
-    right = {n: correct(gold, _predicted(bench, p)) for n, p in tests.items()}
+    marked = {n: bench.marks.tally(bench.splits.test, said) for n, said in tests.items()}
     pairs = [(n, base) for n in tests if base and n != base]
     pairs += [(recommended, n) for n in tests if recommended in tests and n not in
               (recommended, base)]  # fmt: skip
     for one, other in pairs:
         assert one is not None and other is not None
-        difference, low, high = paired_difference(right[one], right[other], seed=bench.job.seed)
+        difference, low, high = paired(marked[one], marked[other], seed=bench.job.seed)
         yield {
             "candidate": one, "against": other, "difference": difference, "low": low,
             "high": high, "split": "test",
@@ -257,7 +251,7 @@ def _comparisons(
 
 def _test_details(bench: Workbench, probabilities: Floats) -> dict[str, Any]:
     rows = bench.splits.test
-    gold, said = bench.gold(rows), _predicted(bench, probabilities)
+    gold, said = bench.gold(rows), bench.marks.words(probabilities)
     labels = sorted({*bench.labels, *gold})
     index = bench.index(rows)
     bins = calibration_bins(probabilities, index)
@@ -279,12 +273,12 @@ def _test_details(bench: Workbench, probabilities: Floats) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def predictions(bench: Workbench, probabilities: Floats) -> list[dict[str, str]]:
+def predictions(bench: Workbench, said: Any) -> list[dict[str, str]]:
     """Return the recommended candidate's test predictions, for `sapwood compare`."""
     rows = bench.splits.test
     return [
-        {"text": e.text, "label": str(e.label), "predicted": said}
-        for e, said in zip(rows, _predicted(bench, probabilities), strict=True)
+        {"text": e.text, "label": str(e.label), "predicted": words}
+        for e, words in zip(rows, bench.marks.words(said), strict=True)
     ]
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 from sapwood.errors import ConfigError
-from sapwood.interfaces import Splits
-from sapwood.tasks.readers import Table, find_files, read_examples
-from sapwood.tasks.splits import split
+from sapwood.interfaces import Example, Splits
+from sapwood.tasks.kinds import Task
+from sapwood.tasks.readers import Table, find_files
+from sapwood.tasks.splits import split, split_by
+from sapwood.tasks.structured import read_task, task_named
+from sapwood.tasks.supervised import in_words
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
 
@@ -70,6 +75,7 @@ class Prompting:
 class Job:
     """Everything `adapt` needs to know. `seconds`: the budget; `only`: candidate families to try.
 
+    `task` names a member of `tasks.TASKS`, `columns` the columns of the file by their role in it;
     `limit` caps the training rows, `max_length` the tokens of one text; `facts`: a file or folder
     of knowledge put before each query; `max_bytes` and `max_ms` exclude candidates that are larger
     or slower.
@@ -79,11 +85,11 @@ class Job:
     out: Path
     model: str
     seconds: float
+    task: str = "classification"
     encoder: str | None = None
     dev: str | None = None
     test: str | None = None
-    text: str | None = None
-    label: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
     limit: int | None = None
     max_length: int = 256
@@ -101,11 +107,13 @@ class Job:
         return not self.only or family in self.only
 
 
+# Tasks whose answer is one of a few labels, with a probability each; "pairs" marks two spans.
+ONE_LABEL = ("classification", "pairs")
 # Every family of candidates besides the methods that are trained, which are named by what
 # `methods.together.parse` reads, "+context" behind it for training under demonstrations.
 FAMILIES = (
-    "majority", "tf-idf", "zero-shot", "few-shot", "channel", "knn", "probe", "compressed",
-    "encoder-lora", "head",
+    "majority", "tf-idf", "dictionary", "n-gram", "zero-shot", "few-shot", "channel", "knn",
+    "probe", "compressed", "encoder-lora", "head",
 )  # fmt: skip
 CONTEXT = "+context"
 
@@ -121,8 +129,9 @@ def trained_families(only: tuple[str, ...]) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """The data of a job: the tables as read and the splits made of them."""
+    """The data of a job: its task, the tables as read and the splits made of them."""
 
+    task: Task
     tables: dict[str, Table]
     splits: Splits
 
@@ -145,20 +154,32 @@ def read_material(job: Job) -> Material:
     """Read and split the data of a job. Raises DataError with every problem of a file."""
     files = {name: str(path) for name, path in find_files(job.data).items()}
     files |= {name: path for name, path in (("dev", job.dev), ("test", job.test)) if path}
+    task = task_named(job.task)
     tables = {
-        name: read_examples(
-            path, text=job.text, label=job.label, classes=2 if name == "train" else 1
+        name: worded(
+            read_task(path, task.name, columns=job.columns, classes=2 if name == "train" else 1)
         )
         for name, path in files.items()
     }
-    splits = split(
+    made = split if task.name in ONE_LABEL else partial(split_by, strata=stratum)
+    splits = made(
         tables["train"],
         dev=tables.get("dev"),
         test=tables.get("test"),
         seed=job.seed,
         limit=job.limit,
     )
-    return Material(tables=tables, splits=splits)
+    return Material(task=task, tables=tables, splits=splits)
+
+
+def worded(table: Table) -> Table:
+    """Return a table whose answers are all in words: frames as a decoder would write them."""
+    return replace(table, examples=tuple(in_words(table.task, table.examples)))
+
+
+def stratum(example: Example) -> str:
+    """Return what rows of tasks without one label are balanced by: whether anything is found."""
+    return "something" if example.frames or example.turns or example.label else "nothing"
 
 
 def fingerprint(job: Job, material: Material, bases: dict[str, str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from sapwood.errors import ResourceError
 from sapwood.files import write_json
-from sapwood.interfaces import Event, Floats
-from sapwood.metrics import log_loss
+from sapwood.interfaces import Event, Example
+from sapwood.search.marks import Marks
 from sapwood.search.progress import PATIENCE, Progress
 from sapwood.search.workbench import Workbench
 from sapwood.training.course import Course, Trained
@@ -26,15 +27,17 @@ WATCHED_ROWS = 256  # development rows scored during training; all of them at th
 class Judge:
     """How what trains is judged.
 
-    `training` is called before steps, with True, and before scoring, with False; `probabilities`
-    gives class probabilities of texts, (texts, labels); `seconds`: what training may take, asked
-    once, when the first steps have been timed; `every`: steps between evaluations, or None.
+    `training` is called before steps, with True, and before scoring, with False; `said` gives what
+    is said of rows (see `marks`); `seconds`: what training may take, asked once, when the first
+    steps have been timed; `every`: steps between evaluations, or None; `marks`: how that is judged,
+    by default as candidates are.
     """
 
     training: Callable[[bool], object]
-    probabilities: Callable[[Sequence[str]], Floats]
+    said: Callable[[Sequence[Example]], Any]
     seconds: Callable[[], float]
     every: int | None = None
+    marks: Marks | None = None
 
 
 class Judged:
@@ -92,17 +95,17 @@ class Judged:
 
     def _evaluate(self, number: int) -> None:
         rows = self.bench.splits.dev[:WATCHED_ROWS]
-        found = self.probabilities([e.text for e in rows])
-        accuracy = float(self.bench.rows_correct(found).mean())
-        loss = log_loss(found, np.maximum(self.bench.index(rows), 0))
-        if self.run.judge(number, accuracy, loss):
+        found = self.said(rows)
+        marks = self.judge.marks or self.bench.marks
+        value, loss = marks.tally(rows, found).value, marks.loss(rows, found)
+        if self.run.judge(number, value, loss):
             weights = self.trained.weights
             self.course.kept = {name: t.detach().clone() for name, t in weights.items()}
 
-    def probabilities(self, texts: Sequence[str]) -> Floats:
-        """Return class probabilities of texts with the weights as they are, (texts, labels)."""
+    def said(self, rows: Sequence[Example]) -> Any:
+        """Return what the weights as they are say of rows."""
         self.judge.training(False)
-        return self.judge.probabilities(texts)
+        return self.judge.said(rows)
 
     def put_best_back(self) -> None:
         """Let the best weights take their place; ResourceError (E-RESOURCE-011) without any."""

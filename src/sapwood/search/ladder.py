@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from sapwood.adaptation import Golden, save, size_on_disk
+from sapwood.adaptation import save, size_on_disk
 from sapwood.checkpoint import remove_checkpoints
 from sapwood.errors import SapwoodError
-from sapwood.evaluation import Predictor
+from sapwood.evaluation import sealed
 from sapwood.files import new_folder, write_json
-from sapwood.interfaces import Event, Floats
-from sapwood.metrics import bootstrap_interval
+from sapwood.interfaces import Event
 from sapwood.search import encoders, plain, prefixed, prompting, tuning
+from sapwood.search.candidate import Candidate, entry
 from sapwood.search.contexts import Prompt
 from sapwood.search.job import CONTEXT, trained_families
 from sapwood.search.memory import peak_bytes, reset_peak
-from sapwood.search.workbench import Made, Making, Stopped, Workbench
+from sapwood.search.rungs import written_ladder
+from sapwood.search.workbench import Made, Stopped, Workbench
 
 TRAINED = ("lora", "lora+context")  # on a decoder, when nothing was asked for
 SHOTS = (4, 16)
@@ -33,18 +31,11 @@ CHANNEL_LABELS = 8  # a query costs the channel one pass a label
 _GOLDEN_ROWS = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A name, its family (what ``--only`` names) and the generator that makes it."""
-
-    name: str
-    family: str
-    make: Callable[[Workbench, str], Making]
-
-
 def ladder(bench: Workbench) -> list[Candidate]:
     """Return the candidates this job wants, in the order they are tried: the cheap ones first."""
     job = bench.job
+    if bench.written:
+        return [c for c in written_ladder(bench) if job.wants(c.family)]
     if bench.bases.get(job.model).kind == "encoder":
         return [c for c in _on_encoder(bench) if job.wants(c.family)]
     found = [
@@ -67,11 +58,6 @@ def _trained(families: Sequence[str]) -> Iterator[Candidate]:
     for family in families:
         method = family.removesuffix(CONTEXT)
         yield entry(family, tuning.tuned, method=method, under_context=method != family)
-
-
-def entry(family: str, make: Any, name: str = "", **settings: Any) -> Candidate:
-    """Return a candidate that `make` makes with `settings`."""
-    return Candidate(name=name or family, family=family, make=lambda b, n: make(b, n, **settings))
 
 
 def _features(bench: Workbench) -> Iterator[Candidate]:
@@ -161,7 +147,7 @@ def climb(bench: Workbench) -> Iterator[Event]:
         spent = _spent_before(folder)
         result: dict[str, Any] = {"name": candidate.name, "family": candidate.family}
         try:
-            bench.require_time(1.0)
+            bench.clock.require(1.0)
             made = yield from candidate.make(bench, candidate.name)
             result |= _finished(bench, candidate.name, made, folder)
         except Stopped as stop:
@@ -199,19 +185,13 @@ def _spent_before(folder: Path) -> float:
 
 def _finished(bench: Workbench, name: str, made: Made, folder: Path) -> dict[str, Any]:
     """Save the candidate's adaptation and return its result."""
-    texts = tuple(e.text for e in bench.splits.dev[:_GOLDEN_ROWS])
-    with Predictor(made.adaptation, bench.bases) as predictor:
-        golden = predictor.probabilities(texts)
-    adaptation = replace(
-        made.adaptation,
-        golden=Golden(texts=texts, probabilities=tuple(tuple(map(float, r)) for r in golden)),
-    )
+    adaptation = sealed(made.adaptation, bench.bases, bench.splits.dev[:_GOLDEN_ROWS])
     save(adaptation, folder / "adaptation")
     size = size_on_disk(folder / "adaptation")
     job = bench.job
     milliseconds = 1000 * made.query_seconds
     with new_folder(folder / "dev") as part:
-        np.save(part / "probabilities.npy", made.dev)
+        bench.marks.keep(part / bench.said(folder).name, made.dev)
     base = adaptation.base.name if adaptation.base else None
     result = {
         "status": "finished",
@@ -237,16 +217,16 @@ def _finished(bench: Workbench, name: str, made: Made, folder: Path) -> dict[str
     return result
 
 
-def _score(bench: Workbench, probabilities: Floats) -> dict[str, Any]:
-    score = bootstrap_interval(bench.rows_correct(probabilities), seed=bench.job.seed)
+def _score(bench: Workbench, said: Any) -> dict[str, Any]:
+    score = bench.tally(said).interval(bench.job.seed)
     return {
-        "metric": "accuracy", "value": score.value, "low": score.low, "high": score.high,
-        "rows": len(probabilities),
+        "metric": score.metric, "value": score.value, "low": score.low, "high": score.high,
+        "rows": len(said),
     }  # fmt: skip
 
 
-def _partial(bench: Workbench, probabilities: Floats | None) -> dict[str, Any] | None:
-    return None if probabilities is None or not len(probabilities) else _score(bench, probabilities)
+def _partial(bench: Workbench, said: Any) -> dict[str, Any] | None:
+    return None if said is None or not len(said) else _score(bench, said)
 
 
 def _line(result: dict[str, Any]) -> str:

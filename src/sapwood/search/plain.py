@@ -103,7 +103,7 @@ def _read_by(
     queries = max(1, len(rows.asked))
     return Made(
         adaptation=made,
-        dev=made.readout.probabilities(rows.asked),
+        dev=fitted.probabilities(rows.asked),
         query_seconds=rows.seconds / queries,
         query_tokens=rows.tokens / queries,
         trainable=_trainable(made.readout),

@@ -14,7 +14,16 @@ from sapwood.readouts import bias
 from sapwood.readouts.inputs import content_free_inputs, domain_inputs
 from sapwood.readouts.verbalizer import SCORERS, Verbalizer, divided, label_lengths
 from sapwood.search.contexts import Draft, Prompt, drafted, unshown
-from sapwood.search.workbench import Made, Making, Stopped, Workbench, chunks, joined
+from sapwood.search.workbench import (
+    Made,
+    Making,
+    Stopped,
+    Workbench,
+    afford,
+    chunks,
+    joined,
+    race,
+)
 
 # Training rows the bias is fitted on: the shift of a class has a standard error of about 0.15 nats
 # with 200 rows, small beside the 1 to 3 nats by which small models lean to one label.
@@ -50,7 +59,7 @@ def _raced(
         parts.append(reader.read(chunk))
         yield Event(kind="progress", candidate=name, done=done, total=len(bench.splits.dev))
         found = readout.probabilities(joined(parts).scores)
-        bench.race(found)
+        race(bench, found)
         if bench.clock.left < 0:
             raise Stopped("the budget was spent", found)
     return joined(parts)
@@ -154,4 +163,4 @@ def _afford(bench: Workbench, reader: Reader, bias_rows: int) -> None:
         size = sum(map(len, reader.prompter.rest(texts))) / len(texts)
         each = size * (1 + reader.context.shots * len(groups) / rows)
         what = f"{len(groups)} contexts of {reader.context.shots}"
-    bench.afford(each * rows, share=0.25, what=what)
+    afford(bench, each * rows, share=0.25, what=what)

@@ -157,7 +157,7 @@ class Training:
             optimiser=scaled_optimiser(self.weights, recipe, times(self.net, plan.method)),
             recipe=recipe,
         )
-        judge = Judge(training=self.net.train, probabilities=self._probabilities, seconds=seconds)
+        judge = Judge(training=self.net.train, said=self._said, seconds=seconds)
         self.course = Judged(bench, trained, judge, pause=CHECKPOINT_SECONDS)
 
     def _supervision(self) -> Supervision:
@@ -170,8 +170,8 @@ class Training:
             return Supervision(reader.decoder, targets, reader.trie, prefix=prefix, lean=lean)
         return Supervision(reader.decoder, targets, reader.trie, shared=reader.opening(), lean=lean)
 
-    def _probabilities(self, texts: Sequence[str]) -> Floats:
-        scores = self.reader.read(texts, normalise="trie").scores
+    def _said(self, rows: Sequence[Example]) -> Floats:
+        scores = self.reader.read([e.text for e in rows], normalise="trie").scores
         return np.exp(bias.none(len(self.bench.labels)).apply(scores))
 
     def made(self, context: Context, method: Method) -> Making:
@@ -181,7 +181,7 @@ class Training:
         self.net.eval()
         self.reader.prefix()
         started, before = time.perf_counter(), self.reader.decoder.tokens_run
-        probabilities = course.probabilities([e.text for e in dev])
+        said = course.said(dev)
         seconds = (time.perf_counter() - started) / len(dev)
         total = course.run.total
         yield Event(kind="progress", candidate=self.name, done=total, total=total)
@@ -201,7 +201,7 @@ class Training:
         )
         return Made(
             adaptation=made,
-            dev=probabilities,
+            dev=said,
             trainable=sum(t.numel() for t in self.weights.values()),
             query_seconds=seconds,
             query_tokens=(self.reader.decoder.tokens_run - before) / len(dev),

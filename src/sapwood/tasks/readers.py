@@ -39,7 +39,8 @@ class Table:
     """The usable rows of one source and the reasons for all others.
 
     `rows` counts every row looked at, so ``rows == len(examples) + all dropped`` unless a
-    ``#N`` sample was asked for, which `notes` then says. `sha256` is that of the file.
+    ``#N`` sample was asked for, which `notes` then says. `sha256` is that of the file. `mended`:
+    rows that are used after a repair, by what it was; `labels`: classes, or types of frames.
     """
 
     examples: tuple[Example, ...]
@@ -51,6 +52,46 @@ class Table:
     labels: tuple[str, ...]
     format: str = "jsonl"
     notes: tuple[str, ...] = ()
+    task: str = "classification"
+    mended: tuple[Dropped, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A source opened for reading, and what its name asks for.
+
+    `first`: how many rows to read, `sample`: how many usable rows to keep; None for all.
+    """
+
+    rows: Rows
+    name: str
+    path: str
+    sha256: str
+    first: int | None
+    sample: int | None
+    notes: tuple[str, ...] = ()
+
+
+def open_source(source: str | Path) -> Source:
+    """Open a file, the train file of a folder, or a data set of the Hugging Face hub.
+
+    Raises DataError: E-DATA-001 no such file, 002 kind, 003 encoding, 007 empty, 008 quotes,
+    009 JSON, 013 no train file.
+    """
+    place, first, sample = _without_suffix(str(source))
+    path = Path(place).expanduser()
+    if path.is_dir():
+        path = find_files(path)["train"]
+    hub = _hub_name(place, path)
+    if hub:
+        found = hub_rows(hub[2], hub[4] or "train")
+        return Source(rows=found, name=place, path=place, sha256="", first=first, sample=sample)
+    _must_be_file(path)
+    content = _inspected(path)
+    rows = open_rows(path, content)
+    notes = (*((content.note,) if content.note else ()), *rows.notes)
+    return Source(rows=rows, name=path.name, path=str(path), sha256=content.sha256,
+                  first=first, sample=sample, notes=notes)  # fmt: skip
 
 
 def read_examples(
@@ -71,45 +112,27 @@ def read_examples(
     Raises DataError: E-DATA-001 no such file, 002 kind, 003 encoding, 004 to 006 columns, 007
     empty, 008 quotes, 009 JSON, 010 too few classes, 014 no usable row.
     """
-    place, first, sample = _without_suffix(str(source))
-    path = Path(place).expanduser()
-    if path.is_dir():
-        path = find_files(path)["train"]
-    hub = _hub_name(place, path)
-    if hub:
-        rows, digest, where = hub_rows(hub[2], hub[4] or "train"), "", place
-        notes: list[str] = []
-    else:
-        _must_be_file(path)
-        content = _inspected(path)
-        rows, digest, where = open_rows(path, content), content.sha256, str(path)
-        notes = [content.note] if content.note else []
-    name = path.name if digest else place
+    opened = open_source(source)
+    rows, name = opened.rows, opened.name
     columns = choose_columns(
         rows.columns, text=text, label=label, need_label=need_label, where=name
     )
     try:
-        examples, dropped, total = _usable(rows, columns, first, need_label=need_label)
+        examples, dropped, total = _usable(rows, columns, opened.first, need_label=need_label)
     except UnicodeDecodeError as error:
-        raise DataError(
-            "E-DATA-003",
-            f"{name} is not valid {error.encoding}: {error.reason}",
-            fix="save the file as UTF-8",
-        ) from error
-    _must_be_usable(name, examples, dropped, total, columns, classes if need_label else 0)
-    if sample is not None and sample < len(examples):
-        notes.append(f"a sample of {sample:,} of {len(examples):,} usable rows, by content hash")
-        examples = _sampled(examples, sample)
+        raise wrong_encoding(name, error) from error
+    must_be_usable(name, examples, dropped, total, columns, classes if need_label else 0)
+    kept, notes = sampled(examples, opened)
     return Table(
-        examples=tuple(examples),
+        examples=tuple(kept),
         columns=columns,
-        path=where,
-        sha256=digest or _digest(examples),
+        path=opened.path,
+        sha256=opened.sha256 or digest(kept),
         rows=total,
         dropped=dropped,
-        labels=sorted_labels({e.label for e in examples if e.label is not None}),
+        labels=sorted_labels({e.label for e in kept if e.label is not None}),
         format=rows.format,
-        notes=(*notes, *rows.notes),
+        notes=notes,
     )
 
 
@@ -160,8 +183,11 @@ def sorted_labels(labels: set[str]) -> tuple[str, ...]:
 
 
 def _is_data(path: Path) -> bool:
-    known = path.is_file() and path.suffix.lower() in FORMATS and not path.name.startswith(".")
-    return known and not SIDECARS.fullmatch(path.stem)
+    if not path.is_file() or path.name.startswith("."):
+        return False
+    if path.suffix.lower() == ".txt":  # notes and licences, unless it is named after a split
+        return any(path.stem.lower() in names for names in SPLIT_NAMES.values())
+    return path.suffix.lower() in FORMATS and not SIDECARS.fullmatch(path.stem)
 
 
 def _split_file(files: Sequence[Path], split: str, folder: Path) -> Path | None:
@@ -293,7 +319,16 @@ def clean_label(value: object, names: Sequence[str] = ()) -> str | None:
     return label.replace("\x00", "") or None
 
 
-def _must_be_usable(
+def wrong_encoding(name: str, error: UnicodeDecodeError) -> DataError:
+    """Return E-DATA-003 for bytes that turn out not to be in the encoding of their file."""
+    return DataError(
+        "E-DATA-003",
+        f"{name} is not valid {error.encoding}: {error.reason}",
+        fix="save the file as UTF-8",
+    )
+
+
+def must_be_usable(
     name: str,
     examples: Sequence[Example],
     dropped: Sequence[Dropped],
@@ -301,6 +336,7 @@ def _must_be_usable(
     columns: Columns,
     classes: int,
 ) -> None:
+    """Raise DataError: E-DATA-007 no rows, 014 none usable, 010 fewer labels than `classes`."""
     if total == 0:
         raise DataError(
             "E-DATA-007",
@@ -313,7 +349,8 @@ def _must_be_usable(
             "E-DATA-014",
             f"{name}: none of {total:,} rows can be used",
             details=[*(describe(d) for d in dropped), f"columns in use: {columns.why}"],
-            fix="mend these rows, or choose other columns with --text and --label",
+            fix=next((d.fix for d in dropped if d.fix), "")
+            or "mend these rows, or choose other columns with --text and --label",
         )
     labels = {example.label for example in examples}
     if len(labels) < classes:
@@ -343,16 +380,21 @@ def rows_of(count: int) -> str:
     return f"{count:,} {'row' if count == 1 else 'rows'}"
 
 
-def _sampled(examples: Sequence[Example], size: int) -> list[Example]:
-    ranked = sorted(
-        range(len(examples)),
-        key=lambda i: (_digest([examples[i]]), examples[i].row),
-    )
-    return [examples[i] for i in sorted(ranked[:size])]
+def sampled(
+    examples: Sequence[Example], opened: Source
+) -> tuple[Sequence[Example], tuple[str, ...]]:
+    """Return the sample that a source's name asks for, by content hash, and its notes."""
+    size = opened.sample
+    if size is None or size >= len(examples):
+        return examples, opened.notes
+    note = f"a sample of {size:,} of {len(examples):,} usable rows, by content hash"
+    ranked = sorted(range(len(examples)), key=lambda i: (digest([examples[i]]), examples[i].row))
+    return [examples[i] for i in sorted(ranked[:size])], (note, *opened.notes)
 
 
-def _digest(examples: Sequence[Example]) -> str:
-    digest = hashlib.sha256()
+def digest(examples: Sequence[Example]) -> str:
+    """Return a SHA-256 of texts and answers; 64 hexadecimal digits."""
+    state = hashlib.sha256()
     for example in examples:
-        digest.update(f"{example.text}\x00{example.label}\x01".encode())
-    return digest.hexdigest()
+        state.update(f"{example.text}\x00{example.label}\x01".encode())
+    return state.hexdigest()

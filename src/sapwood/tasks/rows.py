@@ -17,6 +17,7 @@ from typing import Any
 
 from sapwood.errors import DataError, ResourceError
 from sapwood.tasks.columns import clean_header
+from sapwood.tasks.conll import is_columns, sentences
 from sapwood.tasks.encodings import Content
 
 Record = dict[str, object]
@@ -31,6 +32,10 @@ FORMATS = {
     ".json": "json",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".conll": "conll",
+    ".bio": "conll",
+    ".iob": "conll",
+    ".iob2": "conll",
 }
 PEEK = 100  # JSON objects whose keys are pooled, since any one of them may lack a key
 FIELD_LIMIT = 1 << 24  # characters; csv's own 131,072 refuses long documents
@@ -60,14 +65,25 @@ def open_rows(path: Path, content: Content) -> Rows:
     kind = FORMATS.get(path.suffix.lower())
     if content.encoding is None:
         return _parquet(path)
+    if kind is None and path.suffix.lower() == ".txt" and is_columns(path, content.encoding):
+        kind = "conll"
     if kind is None or kind == "parquet":
         raise DataError(
             "E-DATA-002",
             f"{path.name}: cannot read {'this as Parquet' if kind else 'this kind of file'}",
-            fix="give a .csv, .tsv, .jsonl, .json or .parquet file",
+            fix="give a .csv, .tsv, .jsonl, .json, .parquet or .conll file",
         )
     if content.size == 0:
         raise DataError("E-DATA-007", f"{path.name} is empty", fix="give a file with rows")
+    if kind == "conll":
+        columns, records = _peeked(sentences(path, content.encoding))
+        if not columns:
+            raise DataError(
+                "E-DATA-008",
+                f"{path.name} holds no token with its tag",
+                fix="write one token and its tag a line, a blank line after each sentence",
+            )
+        return Rows(columns=columns, records=records, format="conll")
     if kind in ("csv", "tsv"):
         return _delimited(path, content.encoding, kind)
     with path.open(encoding=content.encoding) as file:
@@ -298,15 +314,27 @@ def _parquet(path: Path) -> Rows:
     except (ArrowException, OSError) as error:
         raise DataError("E-DATA-002", f"{path.name} is a broken Parquet file: {error}") from error
     info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {})
-    names = {
-        column: tuple(feature["names"])
-        for column, feature in info.get("features", {}).items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-    }
+    names = class_names(info.get("features", {}))
     batches = (record for batch in file.iter_batches() for record in batch.to_pylist())
     records = ((row, _record(record)) for row, record in enumerate(batches, 1))
     columns = tuple(clean_header(name) for name in schema.names)
     return Rows(columns=columns, records=records, format="parquet", names=names)
+
+
+def class_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Return column -> names of its class numbers, from features as the `datasets` library tells.
+
+    A list of class numbers (the tags of tokens) counts as its entries do.
+    """
+    names = {}
+    for column, feature in features.items():
+        if isinstance(feature, list) and len(feature) == 1:  # how old versions wrote a list
+            feature = feature[0]
+        if isinstance(feature, dict) and isinstance(feature.get("feature"), dict):
+            feature = feature["feature"]
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
+            names[clean_header(column)] = tuple(feature["names"])
+    return names
 
 
 def hub_rows(name: str, split: str) -> Rows:
@@ -331,6 +359,7 @@ def hub_rows(name: str, split: str) -> Rows:
             fix="check the name and the network; another split: OWNER/NAME:SPLIT",
         ) from error
     features = getattr(loaded, "features", None) or {}
-    names = {c: tuple(f.names) for c, f in features.items() if getattr(f, "names", None)}
+    inner = {c: getattr(f, "feature", f) for c, f in features.items()}  # of a list: its entries
+    names = {c: tuple(f.names) for c, f in inner.items() if getattr(f, "names", None)}
     records = ((row, _record(record)) for row, record in enumerate(loaded, 1))
     return Rows(columns=tuple(loaded.column_names), records=records, format="hub", names=names)

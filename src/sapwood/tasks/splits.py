@@ -8,8 +8,8 @@ the same side; exact and near duplicates move as one unit and never cross (Lee e
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from sapwood.errors import ConfigError, DataError
 from sapwood.interfaces import Dropped, Example, Splits
@@ -20,6 +20,7 @@ from sapwood.tasks.readers import Table, sorted_labels
 # +-10 points with 50 rows and +-3 with 500: fewer choose by luck, more would teach better as
 # training rows. Very small sets give a quarter at most, so that something is left to learn from.
 DEV_LEAST, DEV_MOST, DEV_SHARE_MOST = 50, 500, 0.25
+FEWEST = 20  # rows of a stratum that is worth balancing
 TEST_MOST = 2000  # +-1.6 points; every candidate is scored on all of them, on a CPU if need be
 
 
@@ -89,6 +90,44 @@ def split(
         dropped=tuple(
             Dropped(reason=reason, rows=tuple(sorted(rows))) for reason, rows in reasons.items()
         ),
+    )
+
+
+def split_by(
+    train: Table,
+    *,
+    dev: Table | None = None,
+    test: Table | None = None,
+    strata: Callable[[Example], str],
+    seed: int = 0,
+    limit: int | None = None,
+) -> Splits:
+    """Split as `split` does rows whose answer is no label, balanced by `strata` where it can be.
+
+    A stratum too small to be in every split is none. `labels` are those of the tables.
+    """
+    counts = Counter(strata(example) for example in train.examples)
+    unbalanced = len(counts) < 2 or min(counts.values()) < FEWEST
+
+    def plain(table: Table) -> Table:
+        some = (replace(e, label="" if unbalanced else strata(e)) for e in table.examples)
+        return replace(table, examples=tuple(some), labels=("",) if unbalanced else tuple(counts))
+
+    made = split(
+        plain(train), dev=dev and plain(dev), test=test and plain(test), seed=seed, limit=limit
+    )
+
+    def whole_rows(part: Sequence[Example], table: Table | None) -> tuple[Example, ...]:
+        own = {example.row: example for example in (table or train).examples}
+        return tuple(own[example.row] for example in part)
+
+    labels = {label for table in (train, dev, test) if table is not None for label in table.labels}
+    return replace(
+        made,
+        train=whole_rows(made.train, train),
+        dev=whole_rows(made.dev, dev),
+        test=whole_rows(made.test, test),
+        labels=sorted_labels(labels),
     )
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from sapwood.errors import DataError
 from sapwood.methods import parts
-from sapwood.models.encoder import Encoder, pooled
+from sapwood.models.encoder import Encoder
 from sapwood.readouts.head import Head, TokenHead
 from sapwood.training.loop import Recipe, make_optimiser
 
@@ -104,7 +104,8 @@ class HeadSupervision:
         """Yield (summed loss, tokens computed) pack by pack for the examples `numbers`."""
         rows = [self.rows[n] for n in numbers]
         for part, states in self.encoder.packs(rows, budget=budget, gradient=True):
-            logits = self.head(pooled(states, self.head.start.pooling))
+            own, pooling = [rows[n] for n in part], self.head.start.pooling
+            logits = self.head(self.encoder.pooled(own, states, pooling))
             gold = torch.tensor([int(self.gold[numbers[n]]) for n in part], device=logits.device)
             yield functional.cross_entropy(logits, gold, reduction="sum"), sum(map(len, states))
 
