@@ -27,8 +27,8 @@ class Rows:
 class Labelled:
     """Texts with a label each, answered by a decoder's label words."""
 
-    def __init__(self, where: str, rows: Rows, *, smoke: bool) -> None:
-        self.where, self.rows, self.smoke = where, rows, smoke
+    def __init__(self, where: str, rows: Rows, *, smoke: bool, device: str = "cpu") -> None:
+        self.where, self.rows, self.smoke, self.device = where, rows, smoke, device
 
     def load(self, base: str, dtype: str) -> None:
         """Load the base in a number format, and tokenise the rows."""
@@ -40,7 +40,7 @@ class Labelled:
         from sapwood.models.trie import build_trie
 
         train, dev, test = self._examples()
-        found = load_base(base, choose_runtime("cpu", dtype))
+        found = load_base(base, choose_runtime(self.device, dtype))
         self.net, self.tokenizer = found.net, found.tokenizer
         self.decoder = Decoder(self.net)
         self.labels = sorted({e.label for e in train})
@@ -104,8 +104,8 @@ class Labelled:
 class Entities:
     """Sentences with a tag for each word, answered by a head on an encoder."""
 
-    def __init__(self, where: str, rows: Rows, *, smoke: bool) -> None:
-        self.where, self.rows, self.smoke = where, rows, smoke
+    def __init__(self, where: str, rows: Rows, *, smoke: bool, device: str = "cpu") -> None:
+        self.where, self.rows, self.smoke, self.device = where, rows, smoke, device
         self.words: tuple[int, ...] = ()
 
     def load(self, base: str, dtype: str) -> None:
@@ -115,7 +115,7 @@ class Entities:
         from sapwood.models.load import load_base
         from sapwood.training.heads import first_pieces
 
-        found = load_base(base, choose_runtime("cpu", dtype))
+        found = load_base(base, choose_runtime(self.device, dtype))
         self.net, self.encoder = found.net, Encoder(found.net)
         self.tokenizer = found.tokenizer
         self.splits = self._sentences()
@@ -177,7 +177,7 @@ class Entities:
             for n, own in zip(numbers, states, strict=True):
                 gold = np.array(self.gold[part][n])
                 asked = gold != IGNORED
-                found = head.probabilities(own.float().numpy()[asked])
+                found = head.probabilities(own.float().cpu().numpy()[asked])
                 lost.append(-np.log(found[np.arange(asked.sum()), gold[asked]] + 1e-12).mean())
                 said = spans([self.labels[k] for k in found.argmax(1)])
                 true = spans([self.labels[k] for k in gold[asked]])

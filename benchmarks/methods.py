@@ -9,7 +9,6 @@ same rows, steps and batches. Each run leaves a file under --cache: the same cal
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from _methods_sets import Entities, Labelled, Rows
-from common import arguments, contention, finish, machine, say, settle, versions
+from common import arguments, clock, contention, finish, machine, say, settle, versions
 
 SETS = {
     "sst2_en": (Labelled, "sentiment/sst2_en", "smollm2-135m"),
@@ -59,11 +58,11 @@ FACTORS = (1 / 3, 1.0, 3.0)
 class Size:
     """Optimiser steps of a search and of a final run, rows a step, seeds."""
 
-    search: int = 12
-    steps: int = 48
+    search: int = 8
+    steps: int = 32
     batch: int = 8
     seeds: int = 5
-    rows: Rows = Rows()  # noqa: RUF009
+    rows: Rows = Rows(train=256, dev=100, test=200)  # noqa: RUF009
 
 
 # A decoder reads a few hundred rows in the minutes that an encoder reads thousands.
@@ -82,7 +81,8 @@ class Bench:
         kind, where, base = SETS[name]
         self.name, self.size = name, size
         self.base = options.model if options.smoke else base
-        self.make = lambda: kind(where, size.rows, smoke=options.smoke)
+        self.device = options.device
+        self.make = lambda: kind(where, size.rows, smoke=options.smoke, device=options.device)
         self.dtype = "float32" if options.smoke else "auto"
         self.sides: dict[str, Any] = {}
 
@@ -97,7 +97,6 @@ class Bench:
     def run(self, method: str, rate: float, seed: int, steps: int, part: str) -> dict[str, Any]:
         """Train one method and score `part`; return what it gave and took."""
         from sapwood.methods import parts
-        from sapwood.search.memory import peak_bytes, reset_peak
         from sapwood.training import Recipe, fit, scaled_optimiser
 
         side = self.side("float32" if method == "full" else self.dtype)
@@ -113,17 +112,19 @@ class Bench:
             times |= dict.fromkeys(head, HEAD_RATE / rate)
             optimiser = scaled_optimiser(weights, recipe, times)
             net.train()
-            reset_peak()
-            started = time.perf_counter()
+            _reset_peak(self.device)
+            wall, cpu = clock()
             losses = [s.loss for s in fit(lossy, optimiser, recipe, total=steps)]
-            seconds, peak = time.perf_counter() - started, peak_bytes()
+            end, spent = clock()
+            seconds, peak = end - wall, _peak_bytes(self.device)
             net.eval()
             right, loss = side.right(part)
             kept = parts.stored(net)
             return {
                 "method": method, "rate": rate, "seed": seed, "steps": steps, "part": part,
                 "right": right.tolist(), "score": side.score(right), "loss": loss,
-                "losses": losses, "seconds": seconds, "peak_bytes": peak,
+                "losses": losses, "seconds": seconds, "cpu_seconds": spent - cpu,
+                "peak_bytes": peak,
                 "trained": sum(t.numel() for t in weights.values()),
                 "bytes": sum(4 * t.numel() for t in kept.values())
                 + sum(4 * t.numel() for t in head.values()),
@@ -141,6 +142,26 @@ class Bench:
             made = parse(text.replace("start=text", "start=vocabulary"))
             return replace(made, start="text", text_ids=side.words)
         return parse(text) if text else None
+
+
+def _reset_peak(device: str) -> None:
+    """Begin to count the peak anew: the device's, on the CPU the process's."""
+    import torch
+
+    from sapwood.search.memory import reset_peak
+
+    if device == "cpu":
+        reset_peak()
+    else:
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak_bytes(device: str) -> int:
+    import torch
+
+    from sapwood.search.memory import peak_bytes
+
+    return peak_bytes() if device == "cpu" else torch.cuda.max_memory_allocated()
 
 
 HEAD_RATE = 3e-3  # of the head on encoders, whatever the method below it
@@ -223,7 +244,8 @@ def one(bench: Bench, method: str, rate: float, seed: int, steps: int, part: str
         if error.code != "E-MODEL-032":
             raise
         return {"method": method, "rate": rate, "seed": seed, "steps": steps, "score": 0.0,
-                "loss": 1e9, "right": None, "seconds": 0.0, "why": error.what}  # fmt: skip
+                "loss": 1e9, "right": None, "seconds": 0.0, "cpu_seconds": 0.0,
+                "why": error.what}  # fmt: skip
 
 
 def interval(bench: Bench, runs: Sequence[dict[str, Any]]) -> tuple[float, float]:
@@ -246,10 +268,13 @@ def run(options: Any) -> dict[str, Any]:
 
     raise_malloc_thresholds()
     names = options.sets[:1] if options.quick or options.smoke else options.sets
-    about = machine(options.threads)
+    about = machine(options.threads) | {"device": device_name(options.device)}
     rows = []
     for name in names:
         size = SMOKE if options.smoke else QUICK if options.quick else SIZES[SETS[name][0]]
+        if options.steps:
+            search, steps, batch = options.steps
+            size = replace(size, search=search, steps=steps, batch=batch)
         bench = Bench(name, size, options)
         for method in options.methods:
             with contention(about):
@@ -263,6 +288,8 @@ def run(options: Any) -> dict[str, Any]:
                 "worst": min(scores), "low": low, "high": high, "seeds": len(runs),
                 "steps": size.steps, "batch": size.batch,
                 "ms_per_row": 1000 * float(np.median([run["seconds"] for run in runs]))
+                / (size.steps * size.batch),
+                "cpu_ms_per_row": 1000 * float(np.median([run["cpu_seconds"] for run in runs]))
                 / (size.steps * size.batch),
                 "peak_bytes": max(run["peak_bytes"] for run in runs),
                 "trained": runs[0]["trained"], "bytes": runs[0]["bytes"],
@@ -282,6 +309,13 @@ def run(options: Any) -> dict[str, Any]:
     }
 
 
+def device_name(device: str) -> str:
+    """Return what runs ran on."""
+    import torch
+
+    return "cpu" if device == "cpu" else torch.cuda.get_device_name()
+
+
 def ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Return each method's score as a share of full fine-tuning's, where that was run."""
     whole = {row["set"]: row["mean"] for row in rows if row["method"] == "full"}
@@ -296,14 +330,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return one Markdown table a set."""
     out = []
     for name in dict.fromkeys(row["set"] for row in rows):
-        head = "| method | rate | mean (worst) | 95 % | ms a row | peak GB | trained | bytes |"
+        head = "| method | rate | mean (worst) | 95 % | CPU ms a row | peak GB | trained | bytes |"
         out += [f"**{name}**", "", head, "|---" * 8 + "|"]
         for row in rows:
             if row["set"] == name:
                 out.append(
                     f"| {row['method']} | {row['rate']:.1e} | {100 * row['mean']:.1f} "
                     f"({100 * row['worst']:.1f}) | {100 * row['low']:.1f} to "
-                    f"{100 * row['high']:.1f} | {row['ms_per_row']:.0f} | "
+                    f"{100 * row['high']:.1f} | {row['cpu_ms_per_row']:.0f} | "
                     f"{row['peak_bytes'] / 2**30:.2f} | {row['trained']:,} | {row['bytes']:,} |"
                 )
         out.append("")
@@ -313,6 +347,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure and print."""
     parser = arguments(__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        nargs=3,
+        metavar=("SEARCH", "STEPS", "BATCH"),
+        help="another equal budget: steps of a search and of a run, rows a step",
+    )
     parser.add_argument("--cache", type=Path, help="finished runs")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))

@@ -125,7 +125,7 @@ def test_a_column_with_a_slip_in_its_name(adapt, place, write_rows, flag, value,
 # The rest of the command line after DATA, and what must be said.
 SETTINGS = {
     "unknown option": (["--budgte", "5m"], "E-CONFIG-002", ["--budgte", "--budget"]),
-    "unknown task": (["--task", "clasification"], "E-CONFIG-054", ["clasification", "Did you"]),
+    "unknown task": (["--task", "clasification"], "E-CONFIG-001", ["clasification", "Did you"]),
     "budget in words": (["--budget", "ten"], "E-CONFIG-051", ["'ten'", "90s, 10m or 1h"]),
     "budget of nothing": (["--budget", "0s"], "E-CONFIG-051", ["'0s'"]),
     "negative budget": (["--budget", "-5m"], "E-CONFIG-051", ["'-5m'"]),

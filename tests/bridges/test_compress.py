@@ -13,10 +13,10 @@ from sapwood.errors import ConfigError, DataError, ModelError
 from sapwood.evaluation import Predictor
 from sapwood.interfaces import Example
 from sapwood.methods import parts
+from sapwood.methods.keys_values import cache_name
 from sapwood.methods.lora import Lora
 from sapwood.methods.prefix import split_layers, stack_layers
 from sapwood.models.decoder import Decoder, Prefix
-from sapwood.models.past import cache_name
 from sapwood.models.trie import build_trie
 from sapwood.testing import KINDS
 from sapwood.training import Recipe, Supervision, target

@@ -14,7 +14,13 @@ from sapwood.adaptation import seed
 from sapwood.checkpoint import load_checkpoint, save_checkpoint
 from sapwood.errors import ConfigError, ModelError
 from sapwood.methods.folder import attach_trained
-from sapwood.methods.keys_values import expected_shape, split_layers, stack_layers, turned
+from sapwood.methods.keys_values import (
+    cache_name,
+    expected_shape,
+    split_layers,
+    stack_layers,
+    turned,
+)
 from sapwood.methods.lora import Lora
 from sapwood.methods.parts import detach, disabled, parts, stored, weights, weights_key
 from sapwood.methods.prefix import read_prefix, to_stored, write_prefix
@@ -25,7 +31,6 @@ from sapwood.models.decoder import Decoder, behind
 from sapwood.models.encoder import Encoder
 from sapwood.models.generate import Sampling, generate, stream
 from sapwood.models.layout import Row
-from sapwood.models.past import cache_name
 from sapwood.models.recomputing import recomputing
 from sapwood.models.trie import build_trie
 from sapwood.testing import KINDS, tiny_net

@@ -173,14 +173,16 @@ class Bottleneck(Added):
         self, layer: nn.Module, own: nn.Module, settings: Adapter, tap: Tap | None
     ) -> None:
         super().__init__(layer, own, tap)
-        there: dict[str, Any] = {"device": self.device, "dtype": torch.float32}
         self.act, self.scale = ACT2FN[settings.activation], settings.scale
-        self.adapter_down = nn.Linear(self.hidden, settings.width, **there)
-        self.adapter_up = nn.Linear(settings.width, self.hidden, **there)
+        # drawn on the CPU, and so the same on every device
+        self.adapter_down = nn.Linear(self.hidden, settings.width, dtype=torch.float32)
+        self.adapter_up = nn.Linear(settings.width, self.hidden, dtype=torch.float32)
         nn.init.normal_(self.adapter_down.weight, std=0.02)
         nn.init.zeros_(self.adapter_down.bias)
         nn.init.zeros_(self.adapter_up.weight)
         nn.init.zeros_(self.adapter_up.bias)
+        self.adapter_down.to(self.device)
+        self.adapter_up.to(self.device)
 
     def extra_repr(self) -> str:
         """Return what changes the output besides the trained tensors."""

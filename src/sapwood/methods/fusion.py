@@ -165,14 +165,16 @@ class FusionLayer(Part):
         super().__init__(layer)
         own: Any = innermost(layer)
         size = adapters[0].hidden if isinstance(adapters[0], Added) else adapters[0].out_features
-        there: dict[str, Any] = {"device": own.weight.device, "dtype": torch.float32}
         self.adapters, self.methods, self.content = tuple(adapters), methods, ""
-        self.fusion_query = nn.Linear(int(size), int(size), **there)  # type: ignore[arg-type]
-        self.fusion_key = nn.Linear(int(size), int(size), bias=False, **there)  # type: ignore[arg-type]
-        self.fusion_value = nn.Parameter(torch.zeros_like(self.fusion_key.weight))
+        width = int(size)  # type: ignore[arg-type]
+        # drawn on the CPU, and so the same on every device
+        self.fusion_query = nn.Linear(width, width, dtype=torch.float32)
+        self.fusion_key = nn.Linear(width, width, bias=False, dtype=torch.float32)
         for linear in (self.fusion_query, self.fusion_key):
             nn.init.normal_(linear.weight, std=0.02)
+            linear.to(own.weight.device)
         nn.init.zeros_(self.fusion_query.bias)
+        self.fusion_value = nn.Parameter(torch.zeros_like(self.fusion_key.weight))
         held = [tensor for part in adapters for tensor in part.trained().values()]
         self.held = nn.ParameterList(held)  # they move to a device, and count, with this module
 

@@ -17,6 +17,12 @@ from sapwood.errors import ModelError
 
 KeysValues = tuple[Tensor, Tensor]  # each (1, key heads, tokens, head size)
 PEFT_NAME = "prompt_embeddings"
+CACHES = ("cache", "past_key_values")  # transformers' name for its argument since 5.24, and before
+
+
+def cache_name(net: Any) -> str:
+    """Return what `net` calls the argument that takes transformers' cache."""
+    return next(name for name in CACHES if name in inspect.signature(net.forward).parameters)
 
 
 def split_layers(

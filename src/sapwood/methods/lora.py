@@ -127,9 +127,10 @@ class LoraLayer(LowRank):
     ) -> None:
         super().__init__(layer, rank=rank, scale=scale, dropout=dropout)
         device = layer.weight.device
-        self.lora_A = nn.Parameter(torch.empty(rank, self.in_features, device=device))
+        drawn = torch.empty(rank, self.in_features)  # on the CPU: the same on every device
+        nn.init.kaiming_uniform_(drawn, a=math.sqrt(5))
+        self.lora_A = nn.Parameter(drawn.to(device))
         self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, device=device))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
         self.by_inputs = 0.0  # rho, where A waits for `start_from_inputs`
         self.power = 1.0  # the scale is alpha / rank to this power
         self.alpha: float | None = None  # where the rank is not the one that was asked for

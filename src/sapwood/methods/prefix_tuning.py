@@ -19,8 +19,10 @@ from transformers import DynamicCache
 
 from sapwood.errors import ConfigError, ModelError
 from sapwood.methods.keys_values import (
+    CACHES,
     PEFT_NAME,
     KeysValues,
+    cache_name,
     check_fits,
     expected_shape,
     from_peft_tensors,
@@ -33,7 +35,6 @@ from sapwood.methods.lora import freeze
 from sapwood.methods.parts import Guest, Method, disabled
 from sapwood.methods.places import kind_of
 from sapwood.methods.prompt import check_start, drawn_ids, repeated, vocabulary
-from sapwood.models.past import CACHES, cache_name
 
 STARTS = ("vocabulary", "text", "context", "random")
 PREFIX = "trained_prefix"  # its name in the net; `models.prefixes` asks for it by this name

@@ -5,8 +5,9 @@ log-sum-exp (the split of Hydragen, arXiv 2402.05099). The prefix part is one pr
 the rows' own part is padded inside attention only, so every linear layer works on real tokens.
 
 On the CPU the parts run in torch's flash kernel; the backward pass hands each part the *merged*
-output and log-sum-exp, and then the partial gradients add up to the exact ones. Elsewhere the same
-result comes from one softmax over the concatenated scores. It reaches transformers through its
+output and log-sum-exp, and then the partial gradients add up to the exact ones. On CUDA plain rows
+go through its flash kernel there (models/ragged.py). Everything else, label trees on CUDA too, is
+one softmax over the concatenated scores. It reaches transformers through its
 public registries, and leaves calls without a layout to the usual implementation.
 """
 
@@ -20,6 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from sapwood.models import ragged
 from sapwood.models.layout import Group, Layout
 
 NAME = "sapwood"
@@ -65,6 +67,9 @@ def _attention(
         return _step(module.layer_idx, (query, key, value), pack, sliding_window, scale), None
     masks = [(group, _mask(pack, group, sliding_window, query.dtype)) for group in pack.groups]
     prefix, visible, shared = _prefix(module.layer_idx, key, value, pack, sliding_window)
+    masked = visible is not None or any(mask is not None for _, mask in masks)
+    if ragged.fits(query, masked):
+        return ragged.attend(query, key, value, prefix, (pack, shared, scale)), None
     attend = _merged_flash if query.device.type == "cpu" else _one_softmax
     return attend(query, key, value, prefix, (masks, visible, shared, scale)), None
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sapwood.interfaces import Floats
-from sapwood.models.decoder import NO_PREFIX, PACK_TOKENS, Decoder, Prefix
+from sapwood.models.decoder import NO_PREFIX, Decoder, Prefix
 from sapwood.models.labels import _capped, vocabulary_log_sum
 from sapwood.models.layout import Row, split_by_budget
 
@@ -99,7 +99,7 @@ def _padded(
     """
     body = getattr(decoder.net, decoder.net.base_model_prefix)
     lengths = [len(prefix) + len(row.ids) for row in rows]
-    for part in split_by_budget(lengths, PACK_TOKENS):
+    for part in split_by_budget(lengths, decoder.pack_tokens):
         width = max(lengths[n] for n in part)
         ids = torch.zeros(len(part), width, dtype=torch.long)
         mask = torch.zeros(len(part), width, dtype=torch.long)

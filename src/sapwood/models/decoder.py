@@ -20,7 +20,7 @@ from sapwood.interfaces import Floats
 from sapwood.models import attention
 from sapwood.models.beginnings import beginning_once
 from sapwood.models.labels import LabelHead
-from sapwood.models.layout import Pack, Row, build_pack, split_by_budget
+from sapwood.models.layout import Pack, Row, build_pack, split_by_budget, tokens_at_once
 from sapwood.models.padded import padded_hidden
 from sapwood.models.past import KeysValues
 from sapwood.models.prefixes import (
@@ -85,6 +85,11 @@ class Decoder:
         """Return the device of the weights."""
         return self.net.get_input_embeddings().weight.device  # type: ignore[no-any-return]
 
+    @property
+    def pack_tokens(self) -> int:
+        """Return how many tokens are computed at once unless the caller says otherwise."""
+        return tokens_at_once(PACK_TOKENS, self.device)
+
     def encode(self, ids: Sequence[int], *, stored: bool = False) -> Prefix:
         """Encode a prefix and keep it, by content, within a memory bound.
 
@@ -131,10 +136,10 @@ class Decoder:
 
     @torch.no_grad()
     def capture(
-        self, rows: Sequence[Row], prefix: Prefix = NO_PREFIX, *, budget: int = PACK_TOKENS
+        self, rows: Sequence[Row], prefix: Prefix = NO_PREFIX, *, budget: int | None = None
     ) -> Iterator[Captured]:
         """Yield keys and values and wanted states of rows that follow `prefix` as it is."""
-        for part in split_by_budget([len(row.ids) for row in rows], budget):
+        for part in split_by_budget([len(row.ids) for row in rows], budget or self.pack_tokens):
             pack = build_pack([rows[n] for n in part], **prefix.seat, device=self.device)
             layers: list[KeysValues] = []
             states = self.run(replace(pack, layout=replace(pack.layout, capture=layers)))
@@ -155,15 +160,15 @@ class Decoder:
 
     @torch.no_grad()
     def hidden(
-        self, rows: Sequence[Row], prefix: Prefix = NO_PREFIX, *, budget: int = PACK_TOKENS
+        self, rows: Sequence[Row], prefix: Prefix = NO_PREFIX, *, budget: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (row numbers (wanted,), hidden states (wanted, hidden)) a pack at a time."""
         prefix = behind(self, prefix)
         self.check_length([len(row.ids) for row in rows], prefix.next_position)
         if self.why_padded:
-            yield from padded_hidden(self.net, rows, prefix.ids, budget)
+            yield from padded_hidden(self.net, rows, prefix.ids, budget or self.pack_tokens)
             return
-        for part in split_by_budget([len(row.ids) for row in rows], budget):
+        for part in split_by_budget([len(row.ids) for row in rows], budget or self.pack_tokens):
             pack = build_pack([rows[n] for n in part], **prefix.seat, device=self.device)
             yield torch.tensor(part)[pack.owners.cpu()], self.run(pack)
 
@@ -227,10 +232,12 @@ def behind(decoder: Decoder, prefix: Prefix) -> Prefix:
 def _once(pack: Pack) -> Pack:
     """Return the pack, behind a prefix that trains with what all rows begin with computed once.
 
-    Elsewhere rows stay whole: what they begin with was encoded before, or is asked for by row.
+    Elsewhere rows stay whole: what they begin with was encoded before, or is asked for by row. On
+    CUDA, too: its kernel takes whole rows, and gains more than a shared beginning does.
     """
     layout = pack.layout
     whole = layout.past is not None or layout.capture is not None or layout.shared
+    whole = whole or pack.ids.is_cuda
     trains = torch.is_grad_enabled() and any(x.requires_grad for p in layout.cached for x in p)
     return beginning_once(pack) if trains and not whole else pack
 

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from sapwood.models.past import KeysValues, Past
 
 # Attention may pad a group by at most this share before a new group starts. Small groups cost a
 # kernel launch each (about 40 us a layer), padding costs quadratic work; 1.3 is flat around there.
 _PADDING = 1.3
+
+# A GPU is idle on packs that fill a CPU: they are so many times as large there.
+_WIDER = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +81,20 @@ class Layout:
     capture: list[KeysValues] | None = None
     past: Past | None = None
 
+    @cached_property
+    def borders(self) -> Tensor:
+        """Return where each row begins and where the last one ends, (rows + 1,), int32.
+
+        Groups hold the rows in the order of the pack; the shared prefix is one of them.
+        """
+        lengths = torch.cat([group.valid.sum(1) for group in self.groups])
+        return functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+
+    @property
+    def longest(self) -> int:
+        """Return the length of the longest row."""
+        return max(group.index.shape[1] for group in self.groups)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pack:
@@ -93,6 +112,11 @@ class Pack:
     owners: Tensor
     starts: tuple[int, ...] = ()
     rows: Tensor | None = None
+
+
+def tokens_at_once(tokens: int, device: torch.device) -> int:
+    """Return how many tokens a pack holds on `device`, from what suits a CPU."""
+    return tokens if device.type == "cpu" else _WIDER * tokens
 
 
 def split_by_budget(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

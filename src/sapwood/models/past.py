@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 KeysValues = tuple[Tensor, Tensor]  # each (1 or rows, key heads, length, head size)
-
-CACHES = ("cache", "past_key_values")  # transformers' name for its argument since 5.24, and before
-
-
-def cache_name(net: Any) -> str:
-    """Return what `net` calls the argument that takes transformers' cache."""
-    return next(name for name in CACHES if name in inspect.signature(net.forward).parameters)
 
 
 class Past:
@@ -77,3 +68,14 @@ class Past:
         """Keep only `rows` (repeats allowed), in their order."""
         self.lengths, self._masks = self.lengths[rows], {}
         self.layers = [(key[rows], value[rows]) for key, value in self.layers]
+
+    def follow(self, rows: Tensor, last: int | None = None) -> None:
+        """Let each row go on as row `rows[n]` did, in place; with `last`, only its last tokens."""
+        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+        end = int(self.lengths.max()) if len(self.lengths) else 0
+        first = 0 if last is None else max(0, int(self.lengths.min()) - last)
+        if len(moved):
+            for pair in self.layers:
+                for kept in pair:
+                    kept[moved, :, first:end] = kept[rows[moved], :, first:end]
+        self.lengths, self._masks = self.lengths[rows], {}

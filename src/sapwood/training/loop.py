@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sapwood.errors import ConfigError, ModelError, ResourceError
+from sapwood.models.layout import tokens_at_once
 
 COURSE = 8  # steps whose mean loss is compared with the first ones'
 
@@ -23,8 +24,9 @@ class Recipe:
 
     `learning_rate` > 0, reached after a linear warm-up over `warmup` of the steps, then a cosine
     down to a tenth; `batch_size` examples a step; `clip`: largest gradient norm; `pack_tokens`:
-    tokens computed at once (a step splits into as many packs as it needs, same loss); `loss`:
-    "labels" (among the tokens that continue some label) or "vocabulary" (language modelling);
+    tokens computed at once on a CPU, more elsewhere (a step splits into as many packs as it needs,
+    same loss); `loss`: "labels" (among the tokens that continue some label) or "vocabulary"
+    (language modelling).
     """
 
     learning_rate: float = 1e-3
@@ -134,7 +136,7 @@ def fit(
     one row does not fit.
     """
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    budget = recipe.pack_tokens
+    budget = tokens_at_once(recipe.pack_tokens, parameters[0].device)
     course: list[float] = []
     for number in range(first, total + 1):
         started = time.perf_counter()

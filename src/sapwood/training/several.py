@@ -22,7 +22,7 @@ from sapwood.errors import ConfigError
 from sapwood.methods.bank import Bank
 from sapwood.methods.bank_layer import Use
 from sapwood.models.decoder import Prefix
-from sapwood.models.layout import Row, build_pack, split_by_budget
+from sapwood.models.layout import Row, build_pack, split_by_budget, tokens_at_once
 from sapwood.models.recomputing import recomputing
 from sapwood.training.heads import scaled_optimiser
 from sapwood.training.labels import Supervision
@@ -113,7 +113,8 @@ class Several:
         self.done = dict.fromkeys(self.members, 0)
         self.stopped: dict[str, str] = {}
         self.number = 0
-        self._budget = max(member.recipe.pack_tokens for member in members)
+        most = max(member.recipe.pack_tokens for member in members)
+        self._budget = tokens_at_once(most, bank.net.get_input_embeddings().weight.device)
 
     @property
     def going(self) -> list[Member]:
