@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from common import arguments, finish, machine, median, require, say, settle, versions
+from common import arguments, contention, finish, machine, median, require, say, settle, versions
 
 METHODS = ("lora", "dora", "ia3", "prefix", "prompt")
 SIDES = ("sapwood", "trainer", "limit")
@@ -297,7 +297,8 @@ def run(options: Any) -> dict[str, Any]:
             found = {}
             for side in SIDES:
                 repeats = 1 if options.quick or options.smoke else 3
-                took = [spawned(replace(arm, side=side)) for _ in range(repeats)]
+                with contention(about):
+                    took = [spawned(replace(arm, side=side)) for _ in range(repeats)]
                 found[side] = took[0] | {
                     key: median([one[key] for one in took])
                     for key in ("tokens_per_second", "peak_bytes")

@@ -18,18 +18,20 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
-    "cost_table", "data_curve", "icl_scoring", "icl_table", "joint_training", "long_context",
-    "method_speed", "methods", "richer_contexts", "tuning",
+    "cost_table", "cuda_tuning", "data_curve", "icl_scoring", "icl_table", "joint_training",
+    "long_context", "method_speed", "methods", "poems", "richer_contexts", "tuning",
 )  # fmt: skip
 PEERS = {
     "icl_scoring": ("lm_eval", "datasets"),
     "icl_table": ("numpy",),
     "cost_table": ("numpy",),
+    "cuda_tuning": ("peft", "accelerate"),
     "data_curve": ("numpy",),
     "long_context": ("numpy",),
     "joint_training": ("numpy",),
     "method_speed": ("peft", "accelerate"),
     "methods": ("numpy",),
+    "poems": ("numpy",),
     "richer_contexts": ("numpy",),
     "tuning": ("peft", "accelerate"),
 }
@@ -139,6 +141,22 @@ def test_data_curve_keeps_its_cells(tiny_checkpoint: Callable[[str], Path], tmp_
     assert smoke("data_curve", tiny_checkpoint("llama"), *flags)["rows"] == found["rows"]
 
 
+def test_poems_are_written_by_every_arm_and_checked(
+    tiny_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    words = tmp_path / "poems.md"
+    words.write_text("# Kept\n<!-- poems: begin -->old<!-- poems: end -->\nend\n")
+    flags = ("--cache", str(tmp_path / "cache"), "--seconds", "60", "--markdown", str(words))
+    found = smoke("poems", tiny_checkpoint("llama"), *flags)
+    rates = {row["way"]: row["all_right"]["value"] for row in found["rows"]}
+    assert all(rates[way] == 1.0 for way in rates if way.endswith("grammar"))
+    assert {"before tuning", "few-shot", "tuned", "tuned, grammar", "real poems"} <= set(rates)
+    written = words.read_text(encoding="utf-8")
+    assert written.startswith("# Kept\n") and written.endswith("\nend\n")
+    assert "| tuned, grammar | 4 | 100.0 (51.0 to 100.0) |" in written
+    assert smoke("poems", tiny_checkpoint("llama"), *flags)["rows"] == found["rows"]
+
+
 @pytest.mark.parametrize("script", ["cost_table", "long_context"])
 def test_costs_are_measured_for_every_way(
     script: str, tiny_checkpoint: Callable[[str], Path]
@@ -174,6 +192,16 @@ def test_method_speed_compares_equal_things(tiny_checkpoint: Callable[[str], Pat
     for name in first:
         peer = "adapterhub" if name in hub else "peft"
         assert found["ratios"][f"{name}_saved_bytes_vs_{peer}"] < 1
+
+
+@pytest.mark.slow
+def test_cuda_tuning_begins_with_equal_losses(tiny_checkpoint: Callable[[str], Path]) -> None:
+    found = smoke("cuda_tuning", tiny_checkpoint("llama"), "--methods", "lora", "ia3")
+    by_side = {(r["side"], r["method"], r["lengths"]): r["losses"] for r in found["rows"]}
+    assert len(by_side) == 12
+    for (_, method, lengths), losses in by_side.items():
+        limit = by_side["limit", method, lengths]
+        assert losses[0] == pytest.approx(limit[0], rel=1e-3)  # in bfloat16
 
 
 def test_method_speed_says_what_it_skips(
