@@ -18,8 +18,9 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
-    "cost_table", "cuda_tuning", "data_curve", "icl_scoring", "icl_table", "joint_training",
-    "long_context", "method_speed", "methods", "poems", "richer_contexts", "tuning",
+    "cost_table", "cuda_tuning", "data_curve", "extraction", "icl_scoring", "icl_table",
+    "joint_training", "long_context", "method_speed", "methods", "poems", "richer_contexts",
+    "tuning",
 )  # fmt: skip
 PEERS = {
     "icl_scoring": ("lm_eval", "datasets"),
@@ -27,6 +28,7 @@ PEERS = {
     "cost_table": ("numpy",),
     "cuda_tuning": ("peft", "accelerate"),
     "data_curve": ("numpy",),
+    "extraction": ("numpy",),
     "long_context": ("numpy",),
     "joint_training": ("numpy",),
     "method_speed": ("peft", "accelerate"),
@@ -235,6 +237,43 @@ def test_methods_are_searched_then_run_with_every_seed(
         assert row["worst"] <= row["mean"]
         assert row["seeds"] == 2
     assert smoke("methods", tiny_checkpoint("llama"), *flags)["rows"] == found["rows"]
+
+
+def test_posts_keep_the_names_of_their_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from _noise import posted
+
+    tokens = ["Ann", "Lee", "said", "New", "York", "prices", "rejected", "Brussels", "."]
+    tags = ["B-PER", "I-PER", "O", "B-LOC", "I-LOC", "O", "O", "B-ORG", "O"]
+    changed = 0
+    for seed in range(50):
+        words, own = posted(tokens, tags, seed)
+        assert posted(tokens, tags, seed) == (words, own)
+        assert len(words) == len(own)
+        kinds = [tag[2:] for tag in own if tag.startswith("B-")]
+        assert kinds == ["PER", "LOC", "ORG"]
+        for before, tag in zip(["O", *own], own, strict=False):
+            assert not tag.startswith("I-") or before[2:] == tag[2:]
+        changed += words[:9] != [word.lower() for word in tokens]
+    assert changed > 25
+
+
+@pytest.mark.slow
+def test_extraction_compares_methods_with_full_fine_tuning(
+    tiny_net: Callable[..., Any], tiny_wordpieces: Any, tmp_path: Path
+) -> None:
+    base = tmp_path / "bert"
+    tiny_net("bert").save_pretrained(base)
+    tiny_wordpieces.save_pretrained(base)
+    flags = ("--cache", str(tmp_path / "cache"))
+    found = smoke("extraction", base, *flags)
+    assert {row["set"] for row in found["rows"]} == set(found["floors"])
+    assert {row["method"] for row in found["rows"]} >= {"head", "adapter", "prefix", "lora", "full"}
+    for row in found["rows"]:
+        assert row["low"] <= row["macro_f1"] <= row["high"]
+        assert row["worst"] <= row["macro_f1"]
+        assert ("against_full" in row) is (row["method"] != "full")
+    assert smoke("extraction", base, *flags)["rows"] == found["rows"]
 
 
 def test_joint_training_is_exact(tiny_checkpoint: Callable[[str], Path]) -> None:

@@ -31,6 +31,7 @@ from sapwood.methods.parts import Method
 from sapwood.methods.prefix import StoredPrefix, check_fits, read_prefix, write_prefix
 from sapwood.models.decoder import Decoder, Prefix
 from sapwood.readouts import READOUTS
+from sapwood.readouts.decision import Decision
 from sapwood.registry import resolve
 
 SCHEMA = "sapwood.adaptation/1"
@@ -78,7 +79,7 @@ class Adaptation:
     `prefix` takes the place of the context's text: queries follow it, the text is not read again.
     `facts` finds the lines that are put before each query; its knowledge is saved with the rest.
     `max_text_tokens`: how much of a text an encoder as base reads, None for all that it can; for a
-    decoder the context says it.
+    decoder the context says it. `decision`: the temperature of its probabilities, and thresholds.
     """
 
     labels: tuple[str, ...]
@@ -95,6 +96,7 @@ class Adaptation:
     transposed: bool = False
     scope: str = "all"
     max_text_tokens: int | None = None
+    decision: Decision | None = None
     golden: Golden = field(default_factory=Golden)
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
@@ -114,6 +116,10 @@ class Adaptation:
         settings = self.readout.state()[0]
         if self.readout_name == "verbalizer" and settings["bias"] != "none":
             readout += f" + bias ({settings['bias'].replace('_', '-')})"
+        if hasattr(self.readout, "describe"):
+            readout += f" ({self.readout.describe()})"
+        if self.decision is not None and self.decision.temperature != 1:
+            readout += f" + temperature {self.decision.temperature:.2f}"
         prefix = self.prefix.describe() if self.prefix is not None else None
         context = self.context.describe() if self.context is not None and not prefix else None
         if self.facts is not None:
@@ -182,6 +188,7 @@ def _main_json(adaptation: Adaptation, folder: Path) -> dict[str, Any]:
         "method": _method_json(adaptation),
         "prefix": _prefix_json(adaptation.prefix),
         "max_text_tokens": adaptation.max_text_tokens,
+        "decision": adaptation.decision.state() if adaptation.decision else None,
         "golden": asdict(adaptation.golden),
         "evidence": dict(adaptation.evidence),
         "files": {n: _hash(folder / n) for n in _HASHED if (folder / n).exists()},
@@ -242,6 +249,7 @@ def load(folder: Path) -> Adaptation:
             transposed=bool((main["method"] or {}).get("transposed")),
             scope=main["method"]["scope"] if main["method"] else "all",
             max_text_tokens=_limit(main),
+            decision=Decision.from_state(main["decision"]) if main.get("decision") else None,
             golden=_golden(main),
             evidence=main["evidence"],
         )

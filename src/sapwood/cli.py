@@ -27,18 +27,24 @@ class Verbs(click.Group):
         """Return the command, importing it, or None when there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
+        from sapwood.commands.defaults import with_settings
+
         module, attribute = COMMANDS[cmd_name].split(":")
-        found: click.Command = getattr(import_module(module), attribute)
-        return found
+        return with_settings(getattr(import_module(module), attribute))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Name the nearest verb when there is none of the name given."""
+        """Name the nearest verb where there is none of this name; fill in a settings file."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             hint = did_you_mean(args[0], COMMANDS)
             raise click.UsageError(f"No such command '{args[0]}'.{hint}", ctx)
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is not None and command is not None:
+            from sapwood.commands.defaults import defaults
+
+            ctx.default_map = defaults(name, command, rest)
+        return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the verbs with their lines from a table, so that help imports none of them."""

@@ -68,14 +68,16 @@ class Example:
 class Answer:
     """What an adaptation answers to one text: the words, and the frames they stand for.
 
-    `nats`: minus the log-probability of a wanted answer, over `bytes` of UTF-8, where it was scored
-    instead of written; `stopped`: a written answer ended by itself.
+    `nats`: minus the log-probability of a wanted answer, over `bytes` of UTF-8 and `tokens` of the
+    base (its end counts), where it was scored instead of written; `stopped`: a written answer ended
+    by itself.
     """
 
     words: str = ""
     frames: tuple[Frame, ...] = ()
     nats: float = 0.0
     bytes: int = 0
+    tokens: int = 0
     stopped: bool = True
 
 

@@ -80,6 +80,73 @@ def test_check_reads_a_folder_with_its_test(run, tmp_path):
     assert "test: 1 row: also in the training data" in result.stdout
 
 
+def entity_rows():
+    """Return tagged sentences with one fault of each kind, all in one column file's rows."""
+    tokens = ["Ann", "met", "Bo", "in", "Rome"]
+    good = [
+        {
+            "tokens": [*tokens, f"on day {n * 7919}"],
+            "ner_tags": ["B-PERSON", "O", "B-PERSON", "O", "B-LOC", "O"],
+        }
+        for n in range(30)
+    ]
+    return [
+        *good,
+        {"tokens": tokens, "ner_tags": ["I-PERSON", "O", "O", "O", "O"]},
+        {"tokens": tokens[:3], "ner_tags": ["B-PERSON", "O"]},
+        {"tokens": tokens, "ner_tags": ["B-PERSON", "O", "B-PERSN", "O", "B-LOC"]},
+    ]
+
+
+def test_check_knows_entities_by_their_columns(run, tmp_path):
+    path = tmp_path / "names.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in entity_rows()))
+    found = run("check", path)
+    assert found.exit_code == 0, found.output
+    assert "names.jsonl: 32 of 33 rows can be used" in found.output
+    assert "columns    text 'tokens', label 'ner_tags'" in found.output
+    assert "1 row: an I tag where a span begins, read as its beginning" in found.output
+    assert "1 row: not as many tags as tokens: 3 tokens, 2 tags" in found.output
+    assert "label 'PERSN': did you mean 'PERSON'?" in found.output
+    assert run("check", path, "--task", "ner").output == found.output
+    assert all(cell_len(line) <= 80 for line in found.output.splitlines())
+    clean = tmp_path / "clean.jsonl"
+    assert run("check", path, "--fix", clean).exit_code == 0
+    kept = [json.loads(line) for line in clean.read_text().splitlines()]
+    assert kept == [row for row in entity_rows() if len(row["tokens"]) == len(row["ner_tags"])]
+
+
+def test_check_names_nested_entities_with_their_rows(run, tmp_path):
+    path = tmp_path / "nested.jsonl"
+    spans = [{"start": 0, "end": 7, "type": "PER"}, {"start": 4, "end": 7, "type": "NAME"}]
+    rows = [{"text": f"Ann Lee {n}", "entities": spans[: 1 + (n == 3)]} for n in range(20)]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    found = run("check", path, "--json")
+    (problem,) = [p for p in json.loads(found.stdout)["problems"] if p["code"] == "D-DROPPED"]
+    assert problem["what"] == "entities are nested or overlap: 'Ann Lee' and 'Lee'"
+    assert problem["rows"] == [4]
+    assert problem["fix"] == "keep one of each nest: tags and spans here are flat"
+
+
+@pytest.mark.parametrize(
+    ("task", "row"),
+    [
+        ("relations", {"text": "Ann met Bo", "relations": [["Ann", "met", "Bo"]]}),
+        ("events", {"text": "Ann met Bo", "events": [{"type": "meeting", "trigger": "met"}]}),
+        ("pairs", {"text": "Ann met Bo", "head": "Ann", "tail": "Bo", "relation": "met"}),
+        ("dialogue", {"messages": [{"role": "user", "content": "Hi"},
+                                   {"role": "assistant", "content": "Hello"}]}),
+    ],
+)  # fmt: skip
+def test_check_reads_every_task(task, row, run, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [row, {**row, "relation": "saw"}] if task == "pairs" else [row]
+    path.write_text("\n".join(json.dumps(one) for one in rows))
+    found = run("check", path, "--task", task)
+    assert found.exit_code == 0, found.output
+    assert f"rows.jsonl: {len(rows)} of {len(rows)} rows can be used" in found.output
+
+
 def test_show_prints_rows_and_columns(run, data):
     result = run("show", data, "-n", 2)
     assert result.stdout == (

@@ -77,3 +77,40 @@ def test_either_texts_or_a_file(predict, tmp_path):
     for arguments in ([], ["text", "--data", tmp_path / "d.csv"]):
         ran = predict(*arguments)
         assert ran.code == 2 and "E-CONFIG-056" in ran.err
+
+
+def test_rows_below_a_probability_get_no_answer(predict):
+    plain = [json.loads(line) for line in predict(*TEXTS, "--json").out.splitlines()]
+    sure = sorted(max(line["probabilities"].values()) for line in plain)
+    ran = predict(*TEXTS, "--json", "--abstain", f"{(sure[0] + sure[1]) / 2:.9f}")
+    lines = [json.loads(line) for line in ran.out.splitlines()]
+    assert [line["label"] is None for line in lines].count(True) == 1
+    assert "1 of 3 rows have no answer" in ran.err
+    for line, before in zip(lines, plain, strict=True):
+        assert line.get("best", line["label"]) == before["label"]
+        assert line["probabilities"] == before["probabilities"]
+    rows = [line.split("\t")[0] for line in predict(*TEXTS, "--abstain", "1").out.splitlines()]
+    assert rows == ["(no answer)"] * 3
+    answered = predict(*TEXTS, "--abstain", "0")
+    assert "(no answer)" not in answered.out and "no answer" not in answered.err
+
+
+def test_a_coverage_takes_the_threshold_of_the_development_rows(predict, small_run):
+    folder = small_run.out / "run" / "candidates" / "tf-idf" / "adaptation"
+    quantiles = json.loads((folder / "adaptation.json").read_text())["decision"]["quantiles"]
+    by_share = predict(*TEXTS, "--json", "--coverage", "0.5", candidate="tf-idf")
+    by_value = predict(*TEXTS, "--json", "--abstain", str(quantiles[50]), candidate="tf-idf")
+    assert by_share.out == by_value.out
+    assert "(no answer)" not in predict(*TEXTS, "--coverage", "1", candidate="tf-idf").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["--abstain", "0.5", "--coverage", "0.5"], "E-CONFIG-163", "both say which rows"),
+        (["--coverage", "1.5"], "E-CONFIG-160", "The coverage is 1.5; it is the share of rows"),
+    ],
+)
+def test_thresholds_that_cannot_be_are_refused(predict, arguments, code, sentence):
+    ran = predict(*TEXTS, *arguments)
+    assert ran.code == 2 and code in ran.err and sentence in " ".join(ran.err.split())

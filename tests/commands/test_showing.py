@@ -69,8 +69,9 @@ def test_rows_come_before_the_reason_that_stops_a_run(sapwood, written, small_ba
         "--model", small_base,
     )  # fmt: skip
     assert ran.code == 3
-    shown, whole = (json.loads(line) for line in ran.out.splitlines())
+    shown, whole, told = (json.loads(line) for line in ran.out.splitlines())
     assert shown["row"] == 1 and whole["all"]["rows"] == 9
+    assert told["error"] == "E-TPL-001"
     assert ran.err.startswith("E-TPL-001  The texts hold the control tokens of a chat template")
     assert "is no token of" in ran.err and "read letter by letter" in ran.err
 

@@ -122,7 +122,7 @@ def test_trials_come_first_and_are_told(sapwood, small_base, write_rows, tmp_pat
     assert not [name for name in kept if "trial" in name]
 
 
-@pytest.mark.parametrize("kind", ["t5", "xlnet"])
+@pytest.mark.parametrize("kind", ["xlnet"])
 @pytest.mark.parametrize("method", ["lora", "prompt(start=text)", "lora+context"])
 def test_a_kind_it_cannot_train_is_refused_in_one_sentence_with_what_to_do(
     sapwood, tiny_checkpoint, write_rows, tmp_path, method, kind
@@ -138,4 +138,16 @@ def test_a_kind_it_cannot_train_is_refused_in_one_sentence_with_what_to_do(
     assert "does not adapt yet" in said[place] and kind in said[place]
     assert said[place + 1].startswith("  Fix: use a decoder or an encoder")
     assert len(said) == place + 2
+    assert not (tmp_path / "out" / "adaptation").exists() and not ran.out
+
+
+def test_an_encoder_decoder_is_not_tuned_under_demonstrations(
+    sapwood, tiny_checkpoint, write_rows, tmp_path
+):
+    ran = sapwood(
+        "tune", write_rows(tmp_path / "d.csv"), "--model", tiny_checkpoint("t5"), "--method",
+        "lora+context", "--encoder", "none", "--device", "cpu", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert ran.code == 5 and "E-MODEL-161" in ran.err and "no lora+context" in ran.err
+    assert "tune it on one label a text" in ran.err
     assert not (tmp_path / "out" / "adaptation").exists() and not ran.out

@@ -127,12 +127,32 @@ def sales(count: int = 32) -> list[Example]:
     return examples
 
 
-@pytest.fixture(scope="module")
-def trained(tiny_wordpieces):
-    """Return (encoder, tags) of a tiny net that was tuned on sales."""
-    examples = sales()
-    scheme = choose_scheme(tiny_wordpieces, examples, schema_of(examples), max_length=64)
-    made = tagging_rows(tiny_wordpieces, examples, scheme, max_length=64)
+def ties(count: int = 36) -> list[Example]:
+    """Return texts that say who is on and who is in what: two relations, some with one head."""
+    examples = []
+    for row in range(count):
+        who, first, second = ("ann", "lee", "ted")[row % 3], "the inn", "the den"
+        text, places = f"{who} is on {first}", [("on", first)]
+        if row % 2:
+            text, places = f"{text} and is in {second}", [*places, ("in", second)]
+        head = Span(start=0, end=3, label="person")
+        frames = []
+        for label, words in places:
+            start = text.index(words)
+            tail = Span(start=start, end=start + len(words), label="place")
+            frames.append(Frame(label=label, head=head, arguments=(tail,)))
+        if row % 7 == 0:
+            text, frames = f"{first} is {second}", []
+        examples.append(Example(text=text, row=row + 1, frames=tuple(sorted(frames, key=place_of))))
+    return examples
+
+
+def tuned(tokenizer, examples, *, relations=False):
+    """Return (encoder, tags) of a tiny net that was tuned on these examples."""
+    scheme = choose_scheme(
+        tokenizer, examples, schema_of(examples), max_length=64, relations=relations
+    )
+    made = tagging_rows(tokenizer, examples, scheme, max_length=64)
     net = tiny_net("bert", seed=3)
     for name, tensor in net.named_parameters():
         if "LayerNorm" in name:
@@ -146,6 +166,23 @@ def trained(tiny_wordpieces):
     for _ in fit(supervision, optimiser, recipe, total=recipe.steps(len(supervision))):
         pass
     return Encoder(net), head.readout()
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_wordpieces):
+    """Return (encoder, tags) of a tiny net that was tuned on sales."""
+    return tuned(tiny_wordpieces, sales())
+
+
+def test_a_tiny_net_learns_relations_with_the_types_of_their_ends(tiny_wordpieces):
+    encoder, readout = tuned(tiny_wordpieces, ties(), relations=True)
+    tagger = Tagger(encoder, tiny_wordpieces, readout, max_length=64)
+    examples = ties()
+    answers = tagger.answers([example.text for example in examples])
+    right = sum(
+        answer.frames == example.frames for answer, example in zip(answers, examples, strict=True)
+    )
+    assert right >= 0.9 * len(examples)
 
 
 def test_a_tiny_net_learns_events_of_both_stages(trained, tiny_wordpieces):

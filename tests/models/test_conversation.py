@@ -23,12 +23,12 @@ PINNED = [("system", "be brief"), ("user", "one"), ("assistant", "two")]
 
 @pytest.fixture
 def talk(tiny_net, tiny_tokenizer):
-    def build(pinned=PINNED, *, template=None, tokens=6, limit=512, kind="llama"):
+    def build(pinned=PINNED, *, template=None, tokens=6, limit=512, kind="llama", **how):
         tokenizer = copy.deepcopy(tiny_tokenizer)
         tokenizer.chat_template = template
         made = Conversation(
             Decoder(tiny_net(kind)), tokenizer, pinned,
-            limit=limit, sampling=Sampling(tokens=tokens, temperature=1.0),
+            limit=limit, sampling=Sampling(tokens=tokens, **(how or {"temperature": 1.0})),
         )  # fmt: skip
         made.begin()
         return made
@@ -141,3 +141,19 @@ def test_the_beginning_of_a_stop_is_held_back():
     assert _begun("so\nUs", ["\nUser:"]) == 3
     assert _begun("so", ["\nUser:"]) == 0
     assert _begun("so\n", ["\nUser:"]) == 1
+
+
+@pytest.mark.parametrize("way", [{"beams": 3}, {"contrast": 0.6, "top_k": 4}])
+def test_answers_may_be_searched_for(talk, way):
+    made = talk(template=TEMPLATE, **way)
+    whole, turn = say(made, "hello there")
+    assert whole and turn.tokens == 6 and made.turns == [("hello there", whole.strip())]
+    assert say(talk(template=TEMPLATE, **way), "hello there")[0] == whole
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE])
+def test_stop_words_end_an_answer_and_are_not_shown(talk, template):
+    free, _ = say(talk(template=template, tokens=30, temperature=0.0), "hello")
+    stop = free[6:8]
+    cut, turn = say(talk(template=template, tokens=30, temperature=0.0, stops=(stop,)), "hello")
+    assert cut == free[: free.index(stop)] and turn.tokens < 30

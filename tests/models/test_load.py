@@ -160,7 +160,7 @@ def test_remote_code_must_be_asked_for_by_name(broken: Path) -> None:
 
 def test_an_encoder_decoder_is_refused(broken: Path) -> None:
     config = json.loads((broken / "config.json").read_text())
-    config |= {"model_type": "t5", "is_encoder_decoder": True}
+    config |= {"model_type": "bart", "is_encoder_decoder": True}
     (broken / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="is an encoder-decoder"):
         resolve_base(str(broken))

@@ -13,8 +13,8 @@ from sapwood.errors import ConfigError, DataError
 from sapwood.readouts import READOUTS
 from sapwood.registry import resolve
 
-# The others are fitted on label scores, trained with an encoder, or give answers themselves.
-OTHERS = ("verbalizer", "tags", "dictionary", "n-gram", "generate")
+# The others are fitted on label scores, trained with an encoder, or give answers: several labels.
+OTHERS = ("verbalizer", "tags", "sigmoid", "label-grams", "dictionary", "n-gram", "generate")
 FITTED = [name for name in READOUTS if name not in OTHERS]
 LABELS = ("bad", "fair", "good")
 WORDS = {

@@ -20,7 +20,7 @@ def test_features_equal_scikit_learn_fitted_on_the_same_texts():
     word = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=tfidf.WORD)
     chars = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True)
     expected = sparse.hstack([v.fit(TEXTS).transform(["good, new film"]) for v in (word, chars)])
-    found = tfidf._features(readout.blocks, ["good, new film"])
+    found = tfidf.grams_of(readout.blocks, ["good, new film"])
     assert abs(found - expected.tocsr()).max() < 1e-15
 
 

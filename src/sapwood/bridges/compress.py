@@ -115,7 +115,8 @@ def compress(
             readout = replace(readout, bias=bias.labels(readout.divided(scores), gold))
     origin = _origin(made, shorter, settings.start)
     prefix = StoredPrefix(tensor=tensor.detach().cpu(), origin=origin, trained=bool(curve))
-    result = replace(made, prefix=prefix, readout=readout, readout_name=name)
+    decision = made.decision if readout is made.readout else None  # fitted on what it answered
+    result = replace(made, prefix=prefix, readout=readout, readout_name=name, decision=decision)
     evidence = _evidence(made, len(whole), rows, curve)
     return finished(bases, result, texts or _shown(made), evidence)
 

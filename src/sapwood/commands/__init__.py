@@ -1,6 +1,7 @@
 """The verbs of the command line: one file each, one line each in these tables."""
 
 COMMANDS = {
+    "init": "sapwood.commands.init:command",
     "adapt": "sapwood.commands.adapt:command",
     "prompt": "sapwood.commands.prompt:command",
     "tune": "sapwood.commands.tune:command",
@@ -16,11 +17,14 @@ COMMANDS = {
     "check": "sapwood.commands.check:command",
     "personalise": "sapwood.commands.personalise:command",
     "data": "sapwood.commands.data:command",
+    "tasks": "sapwood.commands.tasks:command",
     "models": "sapwood.commands.models:command",
+    "render-config": "sapwood.commands.render_config:command",
     "doctor": "sapwood.commands.doctor:command",
 }
 
 ABOUT = {
+    "init": "Guess task, columns and language of a file; write its settings.",
     "adapt": "Decide by measuring: prompt it, tune it, or both; keep the best.",
     "prompt": "Prompt a frozen base with demonstrations and measure it.",
     "tune": "Train a light method on a frozen base and measure it.",
@@ -36,6 +40,8 @@ ABOUT = {
     "check": "Say what vLLM, llama.cpp or PEFT would refuse or ignore.",
     "personalise": "Train one small adaptation a user over a shared one.",
     "data": "Check, show and fetch data sets.",
+    "tasks": "List the kinds of task, their rows and their metrics.",
     "models": "List, fetch and describe bases.",
+    "render-config": "Print every setting and where its value comes from.",
     "doctor": "Say what this machine is and how it will be used.",
 }

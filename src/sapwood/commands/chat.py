@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sapwood.commands.decoding import TEMPERATURE, TOP_P, options, sampling
 from sapwood.errors import ConfigError, DataError, ModelError, SapwoodError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _HELP = """/reset    forget the conversation, keep the context
 # Stored contexts of all chats together; a context of 1,000 tokens takes 46 MB for SmolLM2-135M in
 # float32, so the last few dozen stay.
 _STORE_BYTES = 4 << 30
+_TOKENS = 256  # of an answer: some ten sentences
 
 
 @click.command(name="chat")
@@ -38,33 +40,16 @@ _STORE_BYTES = 4 << 30
     "--shots", type=click.IntRange(min=1), default=8, show_default=True, help="How many of them."
 )
 @click.option("--system", metavar="WORDS", help="Words that say how to answer.")
-@click.option(
-    "--temperature",
-    type=click.FloatRange(min=0),
-    default=0.7,
-    show_default=True,
-    help="0 takes the most probable token.",
-)
-@click.option(
-    "--top-p",
-    type=click.FloatRange(min=0, min_open=True, max=1),
-    default=0.9,
-    show_default=True,
-    help="Share of the probable tokens drawn from.",
-)
-@click.option(
-    "--max-tokens",
-    type=click.IntRange(min=1),
-    default=256,
-    show_default=True,
-    help="Most tokens of an answer.",
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@options
 @click.option("--device", default="auto", show_default=True)
 @click.option("--dtype", default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object an answer.")
 def command(folder: Path | None, *, model: str | None, **given: Any) -> None:
-    """Talk to a base: each line is a message. What was said is never encoded twice."""
+    """Talk to a base: each line is a message. What was said is never encoded twice.
+
+    Answers are samples of at most 256 tokens unless the options say otherwise. Beams and
+    contrastive search show an answer once it is whole.
+    """
     if folder is not None and model is not None:
         raise ConfigError(
             "E-CONFIG-072",
@@ -189,13 +174,9 @@ def _conversation(base: Any, pinned: list[tuple[str, str]], given: dict[str, Any
         weights_key=lambda: f"{base.sha256} {parts.weights_key(base.net)}",
         store=ContextStore(home() / "contexts", _STORE_BYTES),
     )
-    sampling = Sampling(
-        tokens=given["max_tokens"],
-        temperature=given["temperature"],
-        top_p=given["top_p"],
-        seed=given["seed"],
-    )
-    return Conversation(decoder, base.tokenizer, pinned, limit=base.max_length, sampling=sampling)
+    usual = Sampling(tokens=_TOKENS, temperature=TEMPERATURE, top_p=TOP_P)
+    chosen = sampling(given, usual)
+    return Conversation(decoder, base.tokenizer, pinned, limit=base.max_length, sampling=chosen)
 
 
 def _talk(conversation: Conversation, *, as_json: bool) -> None:

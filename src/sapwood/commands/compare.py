@@ -1,4 +1,4 @@
-"""`sapwood compare`: the recommended candidates of several runs side by side."""
+"""`sapwood compare`: runs side by side, by their scores or by people who vote blindly."""
 
 from __future__ import annotations
 
@@ -10,20 +10,103 @@ from typing import Any
 
 import click
 
+from sapwood.commands.decoding import options
+
 
 @click.command(name="compare")
 @click.argument("folders", metavar="DIR DIR...", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--html", "out", type=click.Path(path_type=Path), help="Also write an HTML page here."
 )
+@click.option(
+    "--blind",
+    "page",
+    metavar="FILE.html",
+    type=click.Path(path_type=Path),
+    help="Write a page on which people choose between what two of them write.",
+)
+@click.option("--data", help="Prompts for --blind.")
+@click.option(
+    "-n",
+    "rows",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="How many of them.",
+)
+@click.option(
+    "--votes",
+    metavar="FILE.json",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Count votes that the page saved; may be given several times.",
+)
+@click.option(
+    "--key",
+    metavar="FILE.key.json",
+    type=click.Path(path_type=Path),
+    help="Which text was whose.  [default: beside the votes]",
+)
+@options
+@click.option("--device", default="auto", show_default=True)
+@click.option("--dtype", default="auto", show_default=True)
 @click.option("--lang", type=click.Choice(["en", "zh"]), help="Language of the words.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
-def command(folders: tuple[Path, ...], out: Path | None, lang: str | None, as_json: bool) -> None:
+def command(
+    folders: tuple[Path, ...],
+    *,
+    page: Path | None,
+    votes: tuple[Path, ...],
+    key: Path | None,
+    out: Path | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
     """Show the recommended candidate of each run, and compare each run with the first.
 
     Two runs are compared row by row (accuracy, paired bootstrap) when both hold predictions.json
     on the same test texts; otherwise the reason why they cannot be compared is given.
+
+    With --blind, two adaptations write to the same prompts and a page asks people which text is
+    better, without saying whose is whose; --votes counts what they chose.
     """
+    if votes:
+        _count(votes, key, given["lang"], as_json=as_json)
+    elif page is not None:
+        _ask(folders, page, given, as_json=as_json)
+    else:
+        _side_by_side(folders, out, given["lang"], as_json=as_json)
+
+
+def _ask(folders: tuple[Path, ...], page: Path, given: dict[str, Any], *, as_json: bool) -> None:
+    from sapwood.commands.blind import write_page
+
+    made = write_page(folders, page, given)
+    if as_json:
+        click.echo(json.dumps(made, ensure_ascii=False))
+        return
+    click.echo(f"{made['questions']} questions in {made['page']}; the key is {made['key']}: "
+               "keep it from the people who vote")  # fmt: skip
+    click.echo("Next: sapwood compare --votes FILE.json", err=True)
+
+
+def _count(votes: tuple[Path, ...], key: Path | None, lang: str | None, *, as_json: bool) -> None:
+    from sapwood.commands.blind import count_votes, told
+    from sapwood.commands.wording import reader_language
+    from sapwood.pages.words import Words
+
+    found = count_votes(votes, key)
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False))
+        return
+    click.echo(told(found, Words(lang=reader_language(lang))))
+
+
+def _side_by_side(
+    folders: tuple[Path, ...], out: Path | None, lang: str | None, *, as_json: bool
+) -> None:
+    """Show the runs in a table, with paired differences."""
+    from sapwood.commands.wording import report_language
     from sapwood.errors import ConfigError
     from sapwood.files import write_text
     from sapwood.pages.comparing import comparing_table, difference, run_row
@@ -38,7 +121,7 @@ def command(folders: tuple[Path, ...], out: Path | None, lang: str | None, as_js
             fix="sapwood compare runs/first runs/second",
         )
     reports = [load_report(folder) for folder in folders]
-    words = Words(lang=language_of(lang or reports[0].get("language")))
+    words = Words(lang=language_of(report_language(lang) or reports[0].get("language")))
     predictions = [load_predictions(folder) for folder in folders]
     rows = [run_row(str(f), r) for f, r in zip(folders, reports, strict=True)]
     runs = list(zip([str(folder) for folder in folders], predictions, strict=True))

@@ -34,6 +34,7 @@ def _columns(function: Callable[..., Any]) -> Callable[..., Any]:
 @command.command(name="check")
 @click.argument("data")
 @click.option("--test", metavar="DATA", help="Test data, checked for leakage from DATA.")
+@click.option("--task", help="Kind of task.  [default: what the columns say]")
 @_columns
 @click.option("--fix", metavar="OUT", help="Write the mended rows to this new file.")
 @click.option("--max-length", type=click.IntRange(min=1), help="Longest text, in characters.")
@@ -43,6 +44,7 @@ def check_data(
     data: str,
     *,
     test: str | None,
+    task: str | None,
     text: str | None,
     label: str | None,
     fix: str | None,
@@ -50,7 +52,7 @@ def check_data(
     strict: bool,
     as_json: bool,
 ) -> None:
-    """Find every problem of DATA at once: rows, labels, duplicates, leakage.
+    """Find every problem of DATA at once: rows, labels, spans, tags, duplicates, leakage.
 
     DATA is a file, a folder with train and test files, or a Hugging Face data set. Exit code 3
     if a problem blocks training; with --fix, that of what is left to mend.
@@ -58,7 +60,7 @@ def check_data(
     from sapwood.tasks.check import check
     from sapwood.tasks.findings import render, write_fixed
 
-    table, other = _tables(data, test, text, label)
+    table, other = _tables(data, test, task, {"text": text, "label": label})
     findings = check(table, test=other, limit_tokens=max_length)
     done = write_fixed(findings, table, fix) if fix else ()
     if as_json:
@@ -71,16 +73,24 @@ def check_data(
 
 
 def _tables(
-    data: str, test: str | None, text: str | None, label: str | None
+    data: str, test: str | None, task: str | None, named: dict[str, str | None]
 ) -> tuple[Table, Table | None]:
+    """Return the tables of the data and of its test data, of the task that was named or guessed."""
     from sapwood.tasks.readers import find_files, read_examples
+    from sapwood.tasks.structured import choose_guess, guess_source, read_task, task_named
 
     files: dict[str, Path] = find_files(data) if Path(data).is_dir() else {}
-    table = read_examples(files.get("train", data), text=text, label=label)
-    place = test or files.get("test")
-    if place is None:
-        return table, None
-    return table, read_examples(place, text=text, label=label, classes=1)
+    source, place = str(files.get("train", data)), test or files.get("test")
+    given = {role: name for role, name in named.items() if name}
+    guess = None if task or given else choose_guess(guess_source(source))
+    kind = task_named(task or (guess.task if guess else "classification")).name
+
+    def read(path: str | Path, classes: int) -> Table:
+        if kind != "classification":
+            return read_task(path, kind, columns=given, classes=classes)
+        return read_examples(path, text=named["text"], label=named["label"], classes=classes)
+
+    return read(source, 2), None if place is None else read(place, 1)
 
 
 def _leave(findings: Findings, *, fixed: bool, strict: bool) -> None:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from sapwood.commands.decoding import asked, check_writes, options, sampling
 from sapwood.commands.live import make_bases, open_adaptation
+from sapwood.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sapwood.adaptation import Adaptation
+    from sapwood.evaluation import Bases
+    from sapwood.interfaces import Example
 
 
 @click.command(name="eval")
@@ -15,6 +24,13 @@ from sapwood.commands.live import make_bases, open_adaptation
 @click.option("--data", required=True, help="File with a text and a label column.")
 @click.option("--text", metavar="COL", help="Column of the text.")
 @click.option("--label", metavar="COL", help="Column of the label.")
+@click.option(
+    "--write",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Also write answers to N rows and compare them with the wanted texts.",
+)
+@options
 @click.option("--device", default="auto", show_default=True)
 @click.option("--dtype", default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -27,26 +43,51 @@ def command(
     device: str,
     dtype: str,
     as_json: bool,
+    write: int | None,
+    **given: Any,
 ) -> None:
-    """Score the adaptation in DIR on the rows of a file, with 95 % intervals."""
-    import numpy as np
+    """Score the adaptation in DIR on the rows of a file, with 95 % intervals.
 
-    from sapwood.commands.answers import evaluate, show
-    from sapwood.evaluation import answers_of, predicting
-    from sapwood.metrics import bootstrap_interval, expected_calibration_error, per_class
-    from sapwood.tasks.readers import read_examples
+    Of generated texts: bits a byte and perplexity of the wanted ones, the end of each counted in.
+    """
+    from sapwood.commands.answers import Measuring, evaluate, own_sampling, show
+    from sapwood.evaluation import answers_of
+    from sapwood.tasks.structured import read_task
 
     made = open_adaptation(folder)
+    check_writes(made, given, folder)
+    columns = {role: name for role, name in (("text", text), ("label", label)) if name}
     if answers_of(made):
-        columns = {role: name for role, name in (("text", text), ("label", label)) if name}
-        content = evaluate(made, make_bases(device, dtype), data, columns)
+        measuring = Measuring(
+            data=data,
+            columns=columns,
+            write=write or 0,
+            decoding=sampling(given, own_sampling(made)) if asked(given) else None,
+        )
+        content = evaluate(made, make_bases(device, dtype), measuring)
         if as_json:
             click.echo(json.dumps(content, ensure_ascii=False))
         else:
             show(content)
         return
-    rows = read_examples(data, text=text, label=label, classes=1).examples
-    with predicting(made, make_bases(device, dtype)) as predictor:
+    if write:
+        raise ConfigError(
+            "E-CONFIG-133",
+            f"--write is for texts, and {folder} chooses labels: all of them are scored anyway.",
+            fix="leave out --write",
+        )
+    _labels(made, make_bases(device, dtype), read_task(data, made.task, columns=columns).examples,
+            as_json=as_json)  # fmt: skip
+
+
+def _labels(made: Adaptation, bases: Bases, rows: Sequence[Example], *, as_json: bool) -> None:
+    """Print how well the labels of rows are told."""
+    import numpy as np
+
+    from sapwood.evaluation import predicting
+    from sapwood.metrics import bootstrap_interval, expected_calibration_error, per_class
+
+    with predicting(made, bases) as predictor:
         found = np.concatenate(list(predictor.stream([e.text for e in rows])))
     gold = [str(e.label) for e in rows]
     said = [made.labels[n] for n in found.argmax(axis=1)]

@@ -111,7 +111,10 @@ def merge_adaptations(made: Sequence[Adaptation], settings: Combining) -> tuple[
         merged = combine(found, settings)
         method, weights = merged.as_method()
     golden = Golden()
-    return replace(made[0], method=method, weights=weights, golden=golden, evidence={}), merged
+    joined = replace(
+        made[0], method=method, weights=weights, decision=None, golden=golden, evidence={}
+    )
+    return joined, merged
 
 
 def check_agree(made: Sequence[Adaptation], places: Sequence[Path]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
+from sapwood.commands.abstaining import label_lines, silence, threshold_of
+from sapwood.commands.decoding import asked, check_writes, sampling, several
 from sapwood.commands.live import make_bases, open_adaptation
 from sapwood.errors import ConfigError
 
@@ -19,6 +20,9 @@ from sapwood.errors import ConfigError
 @click.option("--text", metavar="COL", help="Column of the text.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--dtype", default="auto", show_default=True)
+@click.option("--form", help="Form that poems are written under: wujue, qijue, wulu, qilu.")
+@several
+@silence
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a row.")
 def command(
     folder: Path,
@@ -28,14 +32,18 @@ def command(
     text: str | None,
     device: str,
     dtype: str,
+    form: str | None,
     as_json: bool,
+    **given: Any,
 ) -> None:
-    """Apply the adaptation in DIR to TEXTS or to the rows of a file, in order."""
-    from sapwood.commands.answers import predict
-    from sapwood.context.facts import facts_json
-    from sapwood.evaluation import CHUNK, answers_of, predicting
-    from sapwood.interfaces import Example
-    from sapwood.tasks.readers import describe, read_examples
+    """Apply the adaptation in DIR to TEXTS or to the rows of a file, in order.
+
+    The options that say how answers are written are for adaptations whose base writes them.
+    """
+    from sapwood.commands.answers import asked_of, own_sampling, predict
+    from sapwood.commands.verse import under_form
+    from sapwood.evaluation import answers_of, predicting
+    from sapwood.tasks.readers import describe
     from sapwood.tasks.structured import read_task
 
     named = {"text": text} if text else {}
@@ -47,37 +55,28 @@ def command(
             fix=f'sapwood predict {folder} "a text"   or   --data FILE',
         )
     made = open_adaptation(folder)
+    if form:
+        made = under_form(made, form, folder)
+    check_writes(made, given, folder)
+    threshold = threshold_of(made, given)
     if answers_of(made):
-        examples = [Example(text=one) for one in texts]
+        examples = asked_of(made, texts)
         if data:
             table = read_task(data, made.task, columns=named, need_answer=False)
             examples = list(table.examples)
             for dropped in table.dropped:
                 click.echo(f"not predicted: {describe(dropped)}", err=True)
-        for line in predict(made, make_bases(device, dtype), examples, as_json=as_json):
+        decoding = sampling(given, own_sampling(made)) if asked(given) else None
+        bases = make_bases(device, dtype)
+        for line in predict(made, bases, examples, decoding=decoding, as_json=as_json):
             click.echo(line)
         return
     rows = list(texts)
     if data:
-        table = read_examples(data, text=text, need_label=False)
+        table = read_task(data, made.task, columns=named, need_answer=False)
         rows = [e.text for e in table.examples]
         for dropped in table.dropped:
             click.echo(f"not predicted: {describe(dropped)}", err=True)
-    bases = make_bases(device, dtype)
-    with predicting(made, bases) as predictor:
-        for number, part in enumerate(predictor.stream(rows)):
-            chunk = rows[number * CHUNK : (number + 1) * CHUNK]
-            known = made.facts.find(chunk) if made.facts is not None and as_json else None
-            for place, (words, values) in enumerate(zip(chunk, part, strict=True)):
-                best = int(values.argmax())
-                if not as_json:
-                    click.echo(f"{made.labels[best]}\t{values[best]:.3f}\t{words}")
-                    continue
-                content: dict[str, Any] = {
-                    "text": words,
-                    "label": made.labels[best],
-                    "probabilities": dict(zip(made.labels, map(float, values), strict=True)),
-                }
-                if known is not None:  # what was put before this text, and where it comes from
-                    content["facts"] = facts_json(known[place])
-                click.echo(json.dumps(content, ensure_ascii=False))
+    with predicting(made, make_bases(device, dtype)) as predictor:
+        for line in label_lines(predictor, rows, threshold, as_json=as_json):
+            click.echo(line)

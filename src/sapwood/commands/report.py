@@ -21,9 +21,11 @@ def command(folder: Path, out: Path | None, lang: str | None, as_json: bool) -> 
 
     The evidence is read from DIR/report.json; nothing is run again.
     """
+    from sapwood.commands.wording import report_language
     from sapwood.pages.words import language_of
     from sapwood.report import load_report, terminal_table, verdict, write_html
 
+    lang = report_language(lang)
     report = load_report(folder)
     path = out or folder / "report.html"
     write_html(report, path, lang)

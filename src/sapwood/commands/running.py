@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sapwood.commands.defaults import repeatable, run_folder
+from sapwood.commands.wording import reader_language, report_language, say, translated
 from sapwood.errors import ConfigError, ResourceError
 from sapwood.files import told
 
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     from sapwood.interfaces import Event
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option("--task", default="classification", show_default=True,
-                 help="Kind of task: see `sapwood tasks`."),
+    click.option("--task", help="Kind of task: see `sapwood tasks`."
+                 "  [default: guessed from the columns]"),
     click.option("--model", "-m", default="smollm2-135m", show_default=True,
                  help="Base: a name, hub id, folder or .gguf file."),
     click.option("--encoder", help="Small encoder beside it; 'none' for none."
@@ -35,6 +37,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--dev", help="Development file.  [default: from DATA]"),
     click.option("--text", metavar="COL", help="Column of the text."),
     click.option("--label", metavar="COL", help="Column of the label."),
+    click.option("--oos", metavar="LABEL", default="", help="Label that means none of the others."
+                 "  [default: found by its name, such as oos or other]"),
     click.option("--limit", type=click.IntRange(min=2), help="Most training rows."),
     click.option("--max-length", type=click.IntRange(min=8), default=256, show_default=True,
                  help="Most tokens of one text."),
@@ -80,7 +84,9 @@ def run(
     from sapwood.tasks.readers import find_files
 
     _check(given)
-    find_files(data)  # a missing file is told before torch is loaded, which takes seconds
+    given["lang"] = report_language(given["lang"])
+    train = find_files(data)["train"]  # a missing file is told before torch, which takes seconds
+    given["task"] = given["task"] or _guessed(str(train), given)
     from sapwood.launch import choose_runtime, raise_malloc_thresholds
     from sapwood.report import model_card, terminal_table, write_html
     from sapwood.search.adapt import adapt
@@ -90,9 +96,12 @@ def run(
     job = job if prompting is None else replace(job, prompting=prompting)
     _spare(job.out)
     runtime = choose_runtime(given["device"], given["dtype"], given["weights"])
-    screen = Screen(quiet=given["as_json"])
+    screen = Screen(quiet=given["as_json"], lang=given["lang"])
     with _forgetting(job.out / "run", given["fresh"]):
-        events = adapt(job, runtime, card=model_card, trust_remote_code=given["trust_remote_code"])
+        events = adapt(
+            job, runtime, card=model_card, trust_remote_code=given["trust_remote_code"],
+            oos=given.get("oos", ""),
+        )  # fmt: skip
         report = screen.follow(events)
     if report["recommended"] is None:
         raise ResourceError(
@@ -108,21 +117,60 @@ def run(
         return
     encoding = sys.stdout.encoding or "utf-8"
     click.echo(terminal_table(report, encoding=encoding, lang=given["lang"]))
-    click.echo(f"\nReport      {html}\nAdaptation  {job.out / 'adaptation'}", err=True)
-    click.echo(f"Next: sapwood predict {job.out} --data FILE", err=True)
+    spoken = reader_language(given["lang"])
+    report_line = say(spoken, "run_report", path=html)
+    click.echo(
+        f"\n{report_line}\n{say(spoken, 'run_adaptation', path=job.out / 'adaptation')}", err=True
+    )
+    click.echo(say(spoken, "run_next", path=job.out), err=True)
 
 
 def _check(given: dict[str, Any]) -> None:
     """Raise ConfigError for settings that click cannot judge."""
     from sapwood.tasks.structured import task_named
 
-    task_named(given["task"])
+    if given["task"]:
+        task_named(given["task"])
     for name in ("epochs", "learning_rate", "max_ms"):
         if given[name] is not None and not math.isfinite(given[name]):
             flag = "--" + name.replace("_", "-")
             raise ConfigError(
                 "E-CONFIG-057", f"{flag} is {given[name]}, not a number.", fix=f"{flag} NUMBER"
             )
+
+
+def _named(given: dict[str, Any]) -> dict[str, str]:
+    """Return the columns that were named, by role."""
+    return {role: given[role] for role in ("text", "label") if given[role]}
+
+
+def _guessed(train: str, given: dict[str, Any]) -> str:
+    """Return the task that the columns and first rows fit, and say so unless it is the usual one.
+
+    Raises ConfigError (E-CONFIG-185) where they fit several as well.
+    """
+    from sapwood.tasks.structured import choose_guess, guess_source
+
+    guesses = guess_source(train, _named(given))
+    if not guesses:
+        return "classification"  # whose reader says which columns it looked for
+    best = choose_guess(guesses)
+    if best is None:
+        raise ConfigError(
+            "E-CONFIG-185",
+            f"{Path(train).name} may be for several tasks; name the one you mean.",
+            details=[f"{g.task}: {g.why}" for g in guesses if 2 * g.weight >= guesses[0].weight],
+            fix=" or ".join(f"--task {guess.task}" for guess in guesses[:2]),
+        )
+    lang = reader_language(given["lang"])
+    other = guesses[0] if guesses[0] is not best else None
+    if best.task != "classification" or other is not None:
+        why = translated(lang, best.why)
+        click.echo(say(lang, "guessed_task", task=best.task, why=why), err=True)
+    if other is not None:
+        why = translated(lang, other.why)
+        click.echo(say(lang, "guessed_other", other=other.task, why=why), err=True)
+    return best.task
 
 
 def _spare(out: Path) -> None:
@@ -158,16 +206,12 @@ def _forgetting(folder: Path, fresh: bool) -> Iterator[None]:
 def _job(data: str, only: tuple[str, ...], verb: str, given: dict[str, Any]) -> Any:
     from sapwood.search.job import Job, Tuning, parse_budget
 
-    out = (
-        given["out"]
-        or Path("runs") / f"{verb}-{Path(data.split('[', maxsplit=1)[0]).stem or 'data'}"
-    )
     return Job(
         data=data,
-        out=out,
+        out=given["out"] or run_folder(verb, data),
         model=given["model"],
         task=given["task"],
-        columns={role: given[role] for role in ("text", "label") if given[role]},
+        columns=_named(given),
         encoder=_encoder(given["encoder"], data, given),
         seconds=parse_budget(given["budget"]),
         only=only,
@@ -179,7 +223,7 @@ def _job(data: str, only: tuple[str, ...], verb: str, given: dict[str, Any]) -> 
             checkpointing=given["checkpointing"],
             trials=given.get("trials", 0),
         ),
-        command=shlex.join(["sapwood", *sys.argv[1:]]),
+        command=shlex.join(["sapwood", *repeatable(click.get_current_context())]),
         **{
             key: given[key]
             for key in (
@@ -204,15 +248,14 @@ def _encoder(name: str | None, data: str, given: dict[str, Any]) -> str | None:
     from sapwood.tasks.readers import find_files
     from sapwood.tasks.structured import read_task
 
-    columns = {role: given[role] for role in ("text", "label") if given[role]}
-    head = read_task(find_files(data)["train"], given["task"], columns=columns).examples
+    head = read_task(find_files(data)["train"], given["task"], columns=_named(given)).examples
     return None if is_chinese(e.text for e in head[:200]) else "minilm-l6"
 
 
 class Screen:
     """Show events on stderr: a live bar on a terminal, plain lines elsewhere."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, lang: str | None = None) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
         from rich.progress import TimeRemainingColumn as Remaining
@@ -225,6 +268,7 @@ class Screen:
         )  # fmt: skip
         self.task: Any = None
         self.stopping = False
+        self.lang = lang
 
     def follow(self, events: Generator[Event, None, dict[str, Any]]) -> dict[str, Any]:
         """Run a generator of events to its end and return its result; Ctrl-C ends it cleanly."""
@@ -242,7 +286,7 @@ class Screen:
                         break
         finally:
             signal.signal(signal.SIGINT, before)
-        click.echo("Stopped and saved. Run the same command to go on from here.", err=True)
+        click.echo(say(reader_language(self.lang), "run_stopped"), err=True)
         sys.exit(130)
 
     def _stop(self, *_: Any) -> None:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from sapwood.tasks.supervised import Coverage, SupervisedRow
 
 COUNTED = 20_000  # rows whose tokens are counted for the share: about ten seconds
-GUESSED = 100  # rows that tell the task
 LONGEST = 2_048  # tokens of a row, unless the user or the base says otherwise
 _SHORT = 40  # letters of an answer that stands beside its row's number
 
@@ -50,15 +49,11 @@ def read(data: str, task: str | None, text: str | None, label: str | None) -> Ta
 
 def _guessed(data: str) -> str:
     """Return the task that the columns of the first rows fit best, by name."""
-    from itertools import islice
+    from sapwood.tasks.structured import choose_guess, guess_source
 
-    from sapwood.tasks.readers import open_source
-    from sapwood.tasks.structured import guess_task
-
-    rows = open_source(data).rows
-    first = [record for _, record in islice(rows.records, GUESSED) if isinstance(record, dict)]
-    found = guess_task(rows.columns, first)
-    return found[0][0] if found else "classification"
+    found = guess_source(data)
+    best = choose_guess(found) or (found[0] if found else None)
+    return best.task if best else "classification"
 
 
 def show_rows(table: Table, rows: int, *, as_json: bool) -> None:

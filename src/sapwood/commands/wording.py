@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 
 def locale_language(environment: Mapping[str, str] | None = None) -> str | None:
@@ -38,10 +40,65 @@ def report_language(lang: str | None) -> str | None:
 
 
 @cache
-def _sentences() -> dict[str, dict[str, str]]:
+def _sentences() -> dict[str, Any]:
     return tomllib.loads(files("sapwood.commands").joinpath("words.toml").read_text("utf-8"))
 
 
 def say(lang: str, key: str, **values: object) -> str:
     """Return the sentence `key` in `lang` with its places filled in. Raises KeyError if unknown."""
-    return _sentences()[key][lang].format(**values)
+    sentence: str = _sentences()[key][lang]
+    return sentence.format(**values)
+
+
+def translated(lang: str, words: str) -> str:
+    """Return words that the readers of tasks wrote in English, in `lang` as far as they are known.
+
+    >>> translated("zh", "text: 'body' by alias; 4 entities")
+    "text：'body'（按别名）；4 个实体"
+    """
+    if lang == "zh":
+        for pattern, chinese in _sentences()["chinese"].items():
+            words = re.sub(pattern, chinese, words)
+    return words
+
+
+def laid_out(head: str, words: str, *, column: int, width: int = 80) -> str:
+    """Return `head` and `words` beside it from `column` on, wrapped to `width` terminal cells.
+
+    >>> print(laid_out("Rows", "12 of 14 can be used", column=6, width=18))
+    Rows  12 of 14 can
+          be used
+    """
+    from rich.cells import cell_len
+
+    fits = cell_len(head) < column
+    front = head + " " * (column - cell_len(head)) if fits else f"{head}\n{' ' * column}"
+    return front + ("\n" + " " * column).join(wrapped(words, width - column))
+
+
+def wrapped(words: str, width: int) -> list[str]:
+    """Return words as lines of at most `width` terminal cells.
+
+    A Chinese character takes two cells, and a line may break between any two of them.
+
+    >>> wrapped("中文文本，ABC", 8)
+    ['中文文', '本，ABC']
+    """
+    from rich.cells import cell_len, chop_cells
+
+    lines, line = [], ""
+    for piece in _PIECES.findall(words):
+        if line and cell_len(line + piece.rstrip()) > width:
+            lines.append(line.rstrip())
+            line = ""
+        line += piece
+        if cell_len(line.rstrip()) > width:  # one word longer than a line
+            *full, line = chop_cells(line, width)
+            lines += full
+    return [*lines, line.rstrip()]
+
+
+# A word, or a Chinese character with the punctuation that may not begin a line; spaces behind it.
+_PIECES = re.compile(
+    r"[^\s\u2e80-\uffef]+\s*|[\u2e80-\uffef][\uff0c\u3002\uff1b\uff1a\u3001\uff09\u300b\u201d]*\s*|\s+"
+)

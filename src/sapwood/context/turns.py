@@ -46,6 +46,16 @@ def end_ids(tokenizer: Any, named: int | Sequence[int] | None = None) -> tuple[i
     return tuple(sorted(int(token) for token in found if token is not None))
 
 
+def next_speakers(tokenizer: Any) -> tuple[str, ...]:
+    """Return the words that end an answer in a plain dialogue, none under a chat template.
+
+    A base without a template goes on with the next speaker's name where its answer is over.
+    """
+    if tokenizer.chat_template is not None:
+        return ()
+    return tuple(f"\n{name.rstrip()}" for names in _SPEAKERS.values() for name in names)
+
+
 def render(tokenizer: Any, turns: Sequence[Turn], *, ask: bool) -> str:
     """Return the conversation as the base reads it; with `ask`, up to where an answer begins.
 

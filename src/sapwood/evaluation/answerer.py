@@ -8,12 +8,15 @@ from typing import Any
 
 from sapwood.adaptation import Adaptation, seed
 from sapwood.evaluation.bases import Bases
+from sapwood.evaluation.labeller import Labeller
 from sapwood.evaluation.reader import Extras
 from sapwood.evaluation.tagger import Tagger
 from sapwood.evaluation.writer import Writer
 from sapwood.interfaces import Answer, Example
 from sapwood.methods import parts
 from sapwood.methods.folder import attach_trained
+from sapwood.models.choosing import Sampling
+from sapwood.readouts.labels import Sigmoid
 from sapwood.readouts.tags import Tags
 from sapwood.readouts.written import Written
 from sapwood.tasks.structured import task_named
@@ -44,7 +47,8 @@ class Answerer:
         if made.method is not None:
             self._net = self.bases.get(made.base.name).net
             attach_trained(self._net, made.method, made.weights, where="the adaptation")
-        self._asked = self._tagger() if made.reads == "states" else self._writer()
+        readers = {"states": self._tagger, "features": self._labeller}
+        self._asked = readers.get(made.reads, self._writer)()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -75,15 +79,36 @@ class Answerer:
 
     def scored(self, rows: Sequence[Example]) -> list[Answer]:
         """Return how probable the wanted answers are."""
+        before = getattr(self._asked, "tokens", 0)
         answers: list[Answer] = self._asked.scored(rows)
+        self.tokens += getattr(self._asked, "tokens", 0) - before
         return answers
 
     def written(self, rows: Sequence[Example]) -> list[Answer]:
         """Return answers written out."""
-        before = getattr(self._asked, "tokens", 0)
+        if isinstance(self._asked, Writer):
+            return [several[0] for several in self.drawn(rows)]
         answers: list[Answer] = self._asked.written(rows)
-        self.tokens += getattr(self._asked, "tokens", 0) - before
         return answers
+
+    def drawn(self, rows: Sequence[Example]) -> list[list[Answer]]:
+        """Return all samples of each row, with their frames in words too (see `decode_by`)."""
+        writer = self._asked
+        assert isinstance(writer, Writer), "only a base that writes gives several answers"
+        before = writer.tokens
+        found = writer.drawn(rows)
+        self.tokens += writer.tokens - before
+        if self.task.family == "generation":
+            return found
+        return [
+            [self._worded(row, one) for one in several]
+            for row, several in zip(rows, found, strict=True)
+        ]
+
+    def decode_by(self, decoding: Sampling) -> None:
+        """Write by these settings from now on, not by the adaptation's own."""
+        assert isinstance(self._asked, Writer), "only a base that writes can be told how"
+        self._asked.decoding = decoding
 
     def _worded(self, row: Example, answer: Answer) -> Answer:
         """Return an answer with its frames in words too."""
@@ -98,6 +123,11 @@ class Answerer:
         limit = min(base.max_length, made.max_text_tokens or base.max_length)
         encoder = self.bases.encoder(made.base.name)
         return Tagger(encoder, base.tokenizer, made.readout, max_length=limit)
+
+    def _labeller(self) -> Labeller:
+        made = self.adaptation
+        assert made.base is not None and isinstance(made.readout, Sigmoid)
+        return Labeller(self.bases, made.base.name, made.readout, limit=made.max_text_tokens)
 
     def _writer(self) -> Writer:
         made = self.adaptation

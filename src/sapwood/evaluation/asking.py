@@ -31,7 +31,8 @@ class Asked(Protocol):
 
 def answers_of(adaptation: Adaptation) -> bool:
     """Return whether an adaptation gives answers instead of class probabilities."""
-    return adaptation.reads in ("states", "answers")
+    own = hasattr(adaptation.readout, "answers")
+    return own or adaptation.reads in ("states", "answers")
 
 
 @contextmanager

@@ -13,14 +13,16 @@ from sapwood.interfaces import Floats
 from sapwood.launch import Runtime
 from sapwood.methods import parts
 from sapwood.models.decoder import Decoder
-from sapwood.models.encoder import Encoder, pair_marks
+from sapwood.models.encoder import Encoder, around_pair, pair_marks
 from sapwood.models.load import Base, load_base
 from sapwood.models.store import BASES
 from sapwood.models.stored import ContextStore
+from sapwood.tasks.bio import HEAD, TAIL
 
 # Encoded contexts that later processes open instead of encoding them again: a context of 1,000
 # tokens takes 23 MB for SmolLM2-135M in bfloat16, so a hundred of them or so; the oldest go first.
 STORE_BYTES = 4 << 30
+SLACK = 4  # tokens: a text that is cut may be one or two longer, where words are parted
 
 
 class Bases:
@@ -83,14 +85,26 @@ class Bases:
     ) -> list[list[int]]:
         """Return the token ids of texts as an encoder reads them, cut to what it reads at most.
 
-        `limit`: the most tokens of one text; special tokens come on top of it.
+        `limit`: the most tokens of one text; special tokens come on top of it. A text with a marked
+        pair is cut around the pair, others at their end.
         """
         base = self.get(name)
-        most = min(base.max_length, 512)
+        most, around = min(base.max_length, 512), base.tokenizer.num_special_tokens_to_add()
         if limit is not None:
-            most = min(most, limit + base.tokenizer.num_special_tokens_to_add())
-        coded = base.tokenizer(list(texts), truncation=True, max_length=most, verbose=False)
+            most = min(most, limit + around)
+        whole = [self._paired(base, text, most - around) for text in texts]
+        coded = base.tokenizer(whole, truncation=True, max_length=most, verbose=False)
         return [list(ids) for ids in coded["input_ids"]]
+
+    def _paired(self, base: Base, text: str, room: int) -> str:
+        """Return a text, one with a marked pair cut to `room` tokens around it."""
+        marked = HEAD[1] in text and TAIL[1] in text
+        if not marked or not base.tokenizer.is_fast or len(text.encode()) <= room:
+            return text
+        coded = base.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        return around_pair(text, coded["offset_mapping"], room - SLACK)
 
     def embed(
         self, name: str, texts: Sequence[str], *, pooling: str = "mean", limit: int | None = None

@@ -11,7 +11,9 @@ import numpy as np
 from sapwood.adaptation import Adaptation, classifier, seed
 from sapwood.errors import ModelError
 from sapwood.evaluation.bases import Bases
+from sapwood.evaluation.masked import MaskedReader
 from sapwood.evaluation.reader import Extras, Reader
+from sapwood.evaluation.text_to_text import TextToTextReader
 from sapwood.interfaces import Example, Floats
 from sapwood.methods import parts
 from sapwood.methods.folder import attach_trained
@@ -36,7 +38,7 @@ class Predictor:
         self.tokens = 0
         self._net: Any = None
         self._settings = adaptation.readout.state()[0]
-        self._reader: Reader | None = None
+        self._reader: Reader | TextToTextReader | MaskedReader | None = None
         for ref in (adaptation.base, adaptation.embedder):
             if ref is not None:
                 bases.expect(ref)
@@ -50,8 +52,14 @@ class Predictor:
             attach_trained(net, made.method, made.weights, where="the adaptation")
             self._net = net
         if made.base.kind == "encoder":
+            if made.reads == "scores":
+                assert made.context is not None
+                self._reader = MaskedReader(self.bases, made.base.name, made.context, made.labels)
             return self
         assert made.context is not None
+        if made.base.kind == "text-to-text":
+            self._reader = TextToTextReader(self.bases, made.base.name, made.context, made.labels)
+            return self
         self._reader = Reader(
             self.bases,
             made.base.name,
@@ -81,7 +89,7 @@ class Predictor:
         made = self.adaptation
         if made.base is None:
             return list(texts)
-        if made.base.kind == "encoder":
+        if made.base.kind == "encoder" and self._reader is None:
             assert made.method is None or self._net is not None, "use it in a with block"
             pooling = str(self._settings.get("pooling", "mean"))
             limit = made.max_text_tokens
@@ -94,7 +102,9 @@ class Predictor:
 
     def probabilities(self, texts: Sequence[str]) -> Floats:
         """Return class probabilities, (texts, labels)."""
-        return classifier(self.adaptation).probabilities(self.inputs(texts))
+        found = classifier(self.adaptation).probabilities(self.inputs(texts))
+        decision = self.adaptation.decision
+        return found if decision is None else decision.apply(found)
 
     def said(self, rows: Sequence[Example]) -> Floats:
         """Return class probabilities of rows, (rows, labels)."""

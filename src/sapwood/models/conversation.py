@@ -95,7 +95,9 @@ class Conversation:
         try:
             prefix = self.decoder.encode(ids[:-1])
             sampling = replace(self.sampling, seed=self.sampling.seed + len(self.turns))
-            running = stream(self.decoder, ids[-1:], prefix, sampling=sampling)
+            running = stream(
+                self.decoder, ids[-1:], prefix, sampling=sampling, tokenizer=self.tokenizer
+            )
             try:
                 for piece in self._pieces(running, tokens):
                     said.append(piece)
@@ -159,7 +161,7 @@ class Conversation:
 
         decoding = DecodeStream(skip_special_tokens=True)
         stops = [] if self.tokenizer.chat_template else ["\n" + s for s in self._speakers()]
-        stops = [stop.rstrip() for stop in stops]
+        stops = [*(stop.rstrip() for stop in stops), *self.sampling.stops]
         text, shown = "", 0
         for token in running:
             tokens.append(token)

@@ -75,6 +75,7 @@ class Decoder:
         self.net, self.weights_key, self.store = net, weights_key, store
         self.why_padded = why_padded(net.config)
         self.tokens_run = self.tokens_reused = 0
+        self.pack_tokens = tokens_at_once(PACK_TOKENS, self.device)  # unless a call says otherwise
         self._prefixes = PrefixCache(_CACHED_PREFIX_BYTES)
         if not self.why_padded:
             attention.register()
@@ -84,11 +85,6 @@ class Decoder:
     def device(self) -> torch.device:
         """Return the device of the weights."""
         return self.net.get_input_embeddings().weight.device  # type: ignore[no-any-return]
-
-    @property
-    def pack_tokens(self) -> int:
-        """Return how many tokens are computed at once unless the caller says otherwise."""
-        return tokens_at_once(PACK_TOKENS, self.device)
 
     def encode(self, ids: Sequence[int], *, stored: bool = False) -> Prefix:
         """Encode a prefix and keep it, by content, within a memory bound.
@@ -147,8 +143,7 @@ class Decoder:
 
     def run(self, pack: Pack) -> Tensor:
         """Return the last hidden states of the wanted tokens of one pack, (wanted, hidden)."""
-        pack = _once(pack)
-        self.tokens_run += pack.ids.shape[1]
+        self.tokens_run += (pack := _once(pack)).ids.shape[1]
         states = getattr(self.net, self.net.base_model_prefix)(
             input_ids=pack.ids,
             attention_mask=torch.zeros(1, 1, 1, 1, dtype=self.net.dtype, device=pack.ids.device),

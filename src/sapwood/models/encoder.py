@@ -141,6 +141,26 @@ def pair_marks(tokenizer: Any) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(ids) for ids in coded["input_ids"])
 
 
+def around_pair(text: str, offsets: Sequence[tuple[int, int]], room: int) -> str:
+    """Return the part of a marked text that is worth most in `room` tokens: around the pair.
+
+    `offsets`: (start, end) in characters of its tokens. Where even what lies between the pair is
+    longer, its middle is left out. A text without both marks is returned as it is.
+    """
+    places = [text.find(mark) for mark in (HEAD[0], TAIL[0], HEAD[1], TAIL[1])]
+    if min(places) < 0 or len(offsets) <= room:
+        return text
+    start, end = min(places[:2]), max(places[2] + len(HEAD[1]), places[3] + len(TAIL[1]))
+    held = [n for n, (a, b) in enumerate(offsets) if a < end and start < b]
+    first, last = held[0], held[-1] + 1
+    if last - first > room:
+        half = room // 2
+        left, right = offsets[first + half - 1][1], offsets[last - half][0]
+        return f"{text[offsets[first][0] : left]} {text[right : offsets[last - 1][1]]}"
+    before = max(0, min(first - (room - last + first) // 2, len(offsets) - room))
+    return text[offsets[before][0] : offsets[before + room - 1][1]]
+
+
 def _between(ids: Sequence[int], opened: Sequence[int], closed: Sequence[int]) -> slice:
     """Return where the tokens between two marks are; all of them where a mark is missing."""
     start, end = _place(ids, opened), _place(ids, closed)

@@ -13,7 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sapwood.errors import ConfigError
+from sapwood.errors import ConfigError, ModelError
+
+# What one step may cost, in llguidance's units: verses (tasks.verses) ask for classes of thousands
+# of characters in hundreds of alternatives. That is some ten times its defaults, and milliseconds.
+FUEL, ITEMS, ROW_ITEMS = 20_000_000, 2_000_000, 20_000
 
 
 class Guide:
@@ -33,8 +37,14 @@ class Guide:
         fill_next_token_bitmask(self._matcher, bits, row)
 
     def take(self, token: int) -> bool:
-        """Go on by one token; return whether the answer is complete and cannot go on."""
+        """Go on by one token; return whether the answer is complete and cannot go on.
+
+        Raises ModelError (E-MODEL-120) where the grammar grew beyond what a step may cost.
+        """
         self._matcher.consume_token(token)
+        if self._matcher.is_error():
+            why = str(self._matcher.get_error()).partition("\n")[0]
+            raise ModelError("E-MODEL-120", f"The grammar cannot be followed any further: {why}.")
         return bool(self._matcher.is_stopped())
 
 
@@ -51,9 +61,16 @@ class Guides:
 
         Raises ConfigError (E-CONFIG-071) when it is no grammar.
         """
-        from llguidance import LLMatcher
+        from llguidance import LLMatcher, LLParserLimits
 
-        matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(grammar), log_level=0)
+        limits = LLParserLimits(
+            initial_lexer_fuel=FUEL,
+            step_lexer_fuel=FUEL,
+            step_max_items=ITEMS,
+            max_items_in_row=ROW_ITEMS,
+        )
+        lark = LLMatcher.grammar_from_lark(grammar)
+        matcher = LLMatcher(self._tokenizer, lark, log_level=0, limits=limits)
         if matcher.is_error():
             raise ConfigError("E-CONFIG-071", f"Not a grammar: {matcher.get_error()}")
         return Guide(matcher)

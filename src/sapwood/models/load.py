@@ -17,6 +17,7 @@ from typing import Any
 
 from sapwood.errors import ModelError, ResourceError
 from sapwood.launch import Runtime, give_back_memory
+from sapwood.models.masked import has_head
 from sapwood.models.silence import silence
 from sapwood.models.store import BASES, MANIFEST, pull, pull_gguf
 from sapwood.models.weights import read_tensors, weights_hash
@@ -24,7 +25,13 @@ from sapwood.registry import did_you_mean
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-NOT_YET = ("t5", "xlnet")  # with or without the decoder
+TEXT_TO_TEXT = ("t5",)
+NOT_YET = ("t5", "xlnet")  # a T5 without its decoder
+LOADERS = {
+    "decoder": "AutoModelForCausalLM",
+    "encoder": "AutoModel",
+    "text-to-text": "AutoModelForSeq2SeqLM",
+}
 WANTED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md", "LICENSE*")
 
 
@@ -32,7 +39,8 @@ WANTED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md",
 class BaseFiles:
     """A checkpoint on this disk: the `name` that was asked for, its `folder`, and what is known.
 
-    `kind` is "decoder" or "encoder"; `licence` and `upstream` are empty where nothing says.
+    `kind` is "decoder", "encoder" or "text-to-text"; `licence` and `upstream` are empty where
+    nothing says.
     """
 
     name: str
@@ -47,7 +55,8 @@ class Base:
     """A frozen base in memory: `net` in evaluation mode on the runtime's device, no gradients.
 
     `sha256` identifies the weights (see weights_hash), and the format they are kept in where that
-    is not the runtime's number format; `max_length` is in tokens.
+    is not the runtime's number format; `max_length` is in tokens; `masked`: an encoder's head for
+    masked language modelling, from states to logits, where the checkpoint has one known here.
     """
 
     name: str
@@ -61,6 +70,7 @@ class Base:
     model_type: str
     max_length: int
     upstream: str = ""
+    masked: Any = None
 
 
 def resolve_base(name: str, *, trust_remote_code: str = "") -> BaseFiles:
@@ -97,16 +107,16 @@ def load_base(name: str, runtime: Runtime, *, trust_remote_code: str = "") -> Ba
     transformers: Any = import_module("transformers")
     files = resolve_base(name, trust_remote_code=trust_remote_code)
     remote = trust_remote_code == name
-    loader = (
-        transformers.AutoModelForCausalLM if files.kind == "decoder" else transformers.AutoModel
-    )
+    config = _read_config(files.folder)
+    masked = files.kind == "encoder" and has_head(config)
+    loader = getattr(transformers, "AutoModelForMaskedLM" if masked else LOADERS[files.kind])
     folder = str(files.folder)
     try:
         with silence():
             net, notes = loader.from_pretrained(
                 folder,
                 dtype=runtime.torch_dtype(),
-                attn_implementation="sdpa",
+                attn_implementation="eager" if files.kind == "text-to-text" else "sdpa",
                 trust_remote_code=remote,
                 local_files_only=True,
                 output_loading_info=True,
@@ -122,6 +132,7 @@ def load_base(name: str, runtime: Runtime, *, trust_remote_code: str = "") -> Ba
         tokenizer.pad_token = tokenizer.eos_token
     net.requires_grad_(False)
     net, sha256 = net.to(runtime.device).eval(), weights_hash(files.folder)
+    net, head = (net.base_model, net.cls) if masked else (net, None)
     if runtime.weights != "full" and files.kind == "decoder":
         from sapwood.models.quantised import format_hash, quantise
 
@@ -140,6 +151,7 @@ def load_base(name: str, runtime: Runtime, *, trust_remote_code: str = "") -> Ba
         model_type=str(net.config.model_type),
         max_length=_max_length(files.folder, net.config, tokenizer),
         upstream=files.upstream,
+        masked=head,
     )
 
 
@@ -204,6 +216,9 @@ def _kind(name: str, config: Mapping[str, Any]) -> str:
 
     model_type = config.get("model_type", "")
     made_for = " ".join(config.get("architectures") or ())
+    writes = config.get("is_encoder_decoder") or "ForConditionalGeneration" in made_for
+    if model_type in TEXT_TO_TEXT and writes:
+        return "text-to-text"
     if config.get("is_encoder_decoder"):
         raise ModelError(
             "E-MODEL-009",

@@ -23,6 +23,7 @@ from sapwood.pages.candidates import (
     score,
     shown,
 )
+from sapwood.pages.confidence import coverage_rows
 from sapwood.pages.panel import named, panel
 from sapwood.pages.verdict import verdict
 from sapwood.pages.words import ABSENT, Words, is_number
@@ -324,6 +325,13 @@ def _limits(report: Report, winner: Row | None, words: Words) -> str:
     ece = (report.get("calibration") or {}).get("ece")
     if is_number(ece):
         lines.append(f"- Its stated confidence is off by {words.percent(ece)} on average.")
+    for row in coverage_rows(report):
+        if row.get("wanted") == 0.9:
+            found, right = words.percent(row["coverage"]), words.percent(row["accuracy"])
+            lines.append(
+                f"- From a confidence of {words.number(row['threshold'], 2)} on it answers {found} "
+                f"of the test rows, {right} of them rightly: `sapwood predict DIR --coverage 0.9`."
+            )
     by_type = (report.get("panel") or {}).get("by_type") or report.get("per_class")
     seen = [r for r in by_type or [] if is_number(r.get("f1")) and r.get("support") != 0]
     weak = [r for r in seen if r["f1"] < 0.5]

@@ -104,6 +104,8 @@ def _notes(found: Row, words: Words) -> Iterator[str]:
         yield words("note_left_out", names=words.listing([str(name) for name in left]))
     if found.get("direction") == "counted":
         yield words("note_direction")
+    if found.get("unfinished"):
+        yield words("note_unfinished", count=int(found["unfinished"]))
 
 
 def _groups(found: Row, words: Words, path: str = "") -> Iterator[Section]:

@@ -19,6 +19,7 @@ from sapwood.pages.candidates import (
     score,
     shown,
 )
+from sapwood.pages.confidence import coverage, temperature
 from sapwood.pages.evidence import classes, data, errors, examples, reproduce
 from sapwood.pages.panel import panel
 from sapwood.pages.verdict import unfinished_note, verdict
@@ -41,6 +42,8 @@ def sections(report: Report, words: Words) -> Section:
         "curves_left_out": left_out,
         "classes": classes(report),
         "calibration": calibration(report, words),
+        "temperature": temperature(report, words),
+        "coverage": coverage(report, words),
         "errors": errors(report),
         "panel": panel(report, words),
         "answers": answers(report, words),
@@ -61,6 +64,8 @@ def order(report: Report) -> list[str]:
     fixed += ["choices"] if choices(report) else []
     asked = [key for key, field in _CHOSEN.items() if not answered(report) or report.get(field)]
     own = ["panel", "answers"] if answered(report) else []
+    if "calibration" in asked and (report.get("coverage") or {}).get("coverage"):
+        asked.insert(asked.index("calibration") + 1, "coverage")
     return [*fixed, "curves", *own, *asked, "forecast", "reproduce"]
 
 

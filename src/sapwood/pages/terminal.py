@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from sapwood.pages.candidates import Report, Row, ranked, score, shown
+from sapwood.pages.confidence import summary
 from sapwood.pages.panel import panel
 from sapwood.pages.verdict import verdict
 from sapwood.pages.words import ABSENT, Words, is_number, language_of
@@ -28,7 +29,7 @@ _PLAIN = {
     "、": ", ",
 }
 # Columns are left out in this order until the table fits.
-_SACRIFICES = ("size", "fit", "dev", "query", "interval")
+_SACRIFICES = ("size", "fit", "dev", "query", "macro", "interval")
 
 
 def columns_of(text: str) -> int:
@@ -60,6 +61,8 @@ def terminal_table(
         language = "en"
     words = Words(lang=language)
     lines = [*_table(report, width, words), *_panel(report, width, words)]
+    told = [line for sentence in summary(report, words) for line in wrapped(sentence, width)]
+    lines += ["", *told] if told else []
     stored = str(report.get("verdict") or "")
     same = language_of(report.get("language")) == language
     sentence = stored if stored and same else verdict(report, language)[0]
@@ -100,12 +103,13 @@ def _table(report: Report, width: int, words: Words) -> list[str]:
         "dev": words("col_dev"),
         "test": words("col_test"),
         "interval": words("col_interval"),
+        "macro": words("col_macro_f1"),
         "fit": words("col_fit"),
         "query": words("col_query"),
         "size": words("col_size"),
     }
     rows = [(c, _cells(c, words)) for c in ranked(report)]
-    keys = list(heads)
+    keys = [k for k in heads if k != "macro" or any(c[k] != ABSENT for _, c in rows)]
     for victim in ("", *_SACRIFICES):
         keys = [key for key in keys if key != victim]
         sizes = {k: max(columns_of(r[k]) for r in (heads, *(c for _, c in rows))) for k in keys}
@@ -151,11 +155,13 @@ def _panel(report: Report, width: int, words: Words) -> list[str]:
     lines = ["", *aligned(table, width, left=1)]
     if found["errors"] and found["errors"]["total"]:
         told = [
-            f"{words('kind_' + kind['key']).replace('：', ':').partition(':')[0]} {kind['n']}"
+            words("kind_" + kind["key"]).replace("：", ":").partition(":")[0] + f"\u00a0{kind['n']}"
             for kind in found["errors"]["kinds"]
         ]
-        lines += wrapped(f"{words('h_kinds')}: {words.listing(told)}", width)
-    return lines
+        colon = "：" if words.lang == "zh" else ": "
+        told_of = wrapped(f"{words('h_kinds')}{colon}{words.listing(told)}", width)
+        lines += [line.replace("\u00a0", " ") for line in told_of]
+    return lines + [line for note in found["notes"] for line in wrapped(note, width)]
 
 
 def _cells(candidate: Row, words: Words) -> dict[str, str]:
@@ -168,6 +174,7 @@ def _cells(candidate: Row, words: Words) -> dict[str, str]:
         "dev": words.percent(dev["value"]) if dev else ABSENT,
         "test": words.percent(test["value"]) if test else ABSENT,
         "interval": words.span(spread["low"], spread["high"]) if has_interval else ABSENT,
+        "macro": words.percent(spread.get("macro_f1")),
         "fit": words.seconds(cost.get("fit_seconds")),
         "query": words.milliseconds(cost.get("ms_per_query")),
         "size": words.size(cost.get("artifact_bytes")),

@@ -118,7 +118,7 @@ class Head(TokenHead):
         A label without rows starts at the logit that gives it, on these rows, about the mass the
         probe gives it. Raises what `Probe.fit` raises.
         """
-        inputs = _telling(np.asarray(inputs, np.float64))
+        inputs = telling(np.asarray(inputs, np.float64))
         probe = Probe.fit(inputs, gold, labels=labels, seed=seed)
         scale, logistic = probe.scale.astype(np.float64), probe.logistic
         weight = np.zeros((len(labels), len(scale)))
@@ -149,7 +149,7 @@ class Head(TokenHead):
         return {**settings, "pooling": self.pooling}, arrays
 
 
-def _telling(features: Float64) -> Float64:
+def telling(features: Float64) -> Float64:
     """Return features with columns that hardly vary, next to the others, set to zero."""
     scale = standardisation(features)[1]
     if not scale.any():

@@ -1,14 +1,14 @@
 """Multinomial logistic regression with its strength chosen by cross-validation on the rows given.
 
-What `tfidf` and `probe` share. The solver is scikit-learn's; what is added here is the choice of
-the strength in few fits, an exact change of basis where there are more features than rows, and
-classes that have few training rows or none.
+What `tfidf`, `probe` and `labels` share; `fit_each` has one yes or no a label instead. The solver
+is scikit-learn's; what is added here is the choice of the strength in few fits, an exact change of
+basis where there are more features than rows, and classes that have few training rows or none.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -29,6 +29,8 @@ _FEW_ROWS = "The number of unique classes is greater than 50% of the number of s
 # are compared on the same rows, so the best one shows on a few hundred of them.
 FOLD_WORK = 1e8
 CHOICE_ROWS = 3000  # rows the strength is chosen on; the best one hardly moves beyond
+# Labels that the shared strength of many yes-or-no regressions is chosen on, the most even ones.
+CHOICE_LABELS = 8
 SPAN_ROWS = 4000  # the change of basis holds a square of this size: 128 MB
 
 
@@ -112,6 +114,69 @@ def fit_logistic(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Each:
+    """Fitted yes-or-no regressions, one a label, of one strength (scikit-learn's C).
+
+    `coefficients`: (labels, features), `intercepts`: (labels,), both float32.
+    """
+
+    coefficients: NDArray[np.float32]
+    intercepts: NDArray[np.float32]
+    strength: float
+
+    def logits(self, features: Any) -> Float64:
+        """Return (rows, labels) for `features` (rows, features), dense or scipy sparse."""
+        return np.asarray(features @ self.coefficients.T, np.float64) + self.intercepts
+
+
+def fit_each(
+    features: Any, wanted: NDArray[np.bool_], *, strengths: Sequence[float], seed: int = 0
+) -> Each:
+    """Fit a regression for each label by itself, all with the strength that cross-validates best.
+
+    `features`: (rows, features) as in `fit_logistic`; `wanted`: (rows, labels), whether a row has
+    the label. A label that no row has, or every row, gets the share of half a row of the other
+    kind. Raises DataError as `fit_logistic` does.
+    """
+    from threadpoolctl import threadpool_limits
+
+    _check(features, wanted)
+    rows, labels = wanted.shape
+    shares = wanted.mean(0)
+    weights, intercepts = np.zeros((labels, features.shape[1])), np.zeros(labels)
+    able = np.flatnonzero((shares > 0) & (shares < 1))
+    with threadpool_limits(1):
+        basis = _span(features) if len(able) else None
+        inner = features if basis is None else basis
+        few = able[np.argsort(np.abs(shares[able] - 0.5), kind="stable")[:CHOICE_LABELS]]
+        strength = _shared_strength(inner.astype(np.float32), wanted[:, few], strengths, seed)
+        found = np.zeros((labels, inner.shape[1]))
+        for label in able:
+            both, ends = _weights(_fitted(strength, inner, wanted[:, label].astype(np.int64)))
+            found[label], intercepts[label] = both[1] - both[0], ends[1] - ends[0]
+        weights = found if basis is None else (features.T @ np.linalg.solve(basis.T, found.T)).T
+    for label in np.setdiff1d(np.arange(labels), able):
+        intercepts[label] = (1 if shares[label] else -1) * np.log(2 * rows + 1)
+    return Each(
+        coefficients=np.ascontiguousarray(weights, np.float32),
+        intercepts=intercepts.astype(np.float32),
+        strength=strength,
+    )
+
+
+def _shared_strength(
+    features: Any, wanted: NDArray[np.bool_], strengths: Sequence[float], seed: int
+) -> float:
+    """Return the strength of the lowest held-out log loss summed over labels."""
+    rng = np.random.default_rng(seed)
+    if len(wanted) > CHOICE_ROWS:
+        some = np.sort(rng.permutation(len(wanted))[:CHOICE_ROWS])
+        features, wanted = features[some], wanted[some]
+    parts = [part for gold in wanted.T.astype(np.int64) for part in _held_out(features, gold, rng)]
+    return _lowest(strengths, lambda strength: sum(_loss(strength, *p) for p in parts), bool(parts))
+
+
 def _solved(
     features: Any, place: Index, seen: int, strengths: list[float], seed: int
 ) -> tuple[Float64, Float64, float]:
@@ -128,7 +193,7 @@ def _solved(
     return weights, intercepts, strength
 
 
-def _check(features: Any, gold: Index) -> None:
+def _check(features: Any, gold: NDArray[Any]) -> None:
     rows = int(features.shape[0])
     if rows == 0 or rows != len(gold):
         raise DataError(
@@ -214,14 +279,19 @@ def _best_strength(features: Any, gold: Index, strengths: list[float], seed: int
         basis = _span(features)
         features = features if basis is None else basis.astype(np.float32)
     held_out = list(_held_out(features, gold, rng))
-    if not held_out or len(strengths) == 1:
+    return _lowest(strengths, lambda s: sum(_loss(s, *p) for p in held_out), bool(held_out))
+
+
+def _lowest(strengths: Sequence[float], loss: Callable[[float], float], judged: bool) -> float:
+    """Return the strength of the lowest loss: every other is tried, then those beside the best."""
+    if not judged or len(strengths) == 1:
         return strengths[len(strengths) // 2]
     losses: dict[int, float] = {}
 
     def try_each(places: Sequence[int]) -> int:
         for place in places:
             if 0 <= place < len(strengths) and place not in losses:
-                losses[place] = sum(_loss(strengths[place], *parts) for parts in held_out)
+                losses[place] = loss(strengths[place])
         return min(losses, key=lambda place: losses[place])
 
     best = try_each(range(0, len(strengths), 2))

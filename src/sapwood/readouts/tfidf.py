@@ -48,6 +48,17 @@ class Grams:
         made.idf_ = self.idf
         return made
 
+    def state(self) -> tuple[dict[str, Any], NDArray[np.float64]]:
+        """Return (settings, idf): all there is to save."""
+        span = {"analyzer": self.analyzer, "low": self.low, "high": self.high}
+        return {**span, "terms": list(self.terms)}, self.idf
+
+    @classmethod
+    def from_state(cls, settings: Mapping[str, Any], idf: Floats) -> Self:
+        """Rebuild exactly what `state` gave."""
+        terms = tuple(settings["terms"])
+        return cls(**{**settings, "terms": terms}, idf=np.asarray(idf, np.float64))
+
 
 @dataclass(frozen=True, kw_only=True)
 class TfIdf:
@@ -75,9 +86,9 @@ class TfIdf:
         Raises DataError: an unknown label (E-DATA-060), no rows or unequal lengths (E-DATA-064).
         """
         index = label_indices(gold, labels)
-        blocks = tuple(_learn(inputs, len(set(gold))))
+        blocks = tuple(learn_grams(inputs, len(set(gold))))
         logistic = fit_logistic(
-            _features(blocks, inputs), index, len(labels), strengths=STRENGTHS, seed=seed
+            grams_of(blocks, inputs), index, len(labels), strengths=STRENGTHS, seed=seed
         )
         return cls(labels=tuple(labels), blocks=blocks, logistic=logistic)
 
@@ -90,29 +101,22 @@ class TfIdf:
         """Return class probabilities of texts, shape (rows, classes)."""
         if not len(inputs):
             return np.empty((0, len(self.labels)))
-        return self.logistic.probabilities(_features(self.blocks, inputs))
+        return self.logistic.probabilities(grams_of(self.blocks, inputs))
 
     def state(self) -> tuple[dict[str, Any], dict[str, Floats]]:
         """Return (settings, arrays): all there is to save; the n-grams are in the settings."""
         logistic, arrays = self.logistic.state()
         blocks = []
         for number, block in enumerate(self.blocks):
-            arrays[f"idf.{number}"] = block.idf
-            span = {"analyzer": block.analyzer, "low": block.low, "high": block.high}
-            blocks.append({**span, "terms": list(block.terms)})
+            content, arrays[f"idf.{number}"] = block.state()
+            blocks.append(content)
         return {"labels": list(self.labels), "blocks": blocks, "logistic": logistic}, arrays
 
     @classmethod
     def from_state(cls, settings: Mapping[str, Any], arrays: Mapping[str, Floats]) -> Self:
         """Rebuild exactly what `state` gave."""
         blocks = tuple(
-            Grams(
-                analyzer=block["analyzer"],
-                low=block["low"],
-                high=block["high"],
-                terms=tuple(block["terms"]),
-                idf=np.asarray(arrays[f"idf.{number}"], np.float64),
-            )
+            Grams.from_state(block, arrays[f"idf.{number}"])
             for number, block in enumerate(settings["blocks"])
         )
         logistic = Logistic.from_state(settings["logistic"], arrays)
@@ -165,7 +169,7 @@ def _plan(texts: Sequence[str]) -> list[tuple[str, int, int, int]]:
     return [words] if large else [words, ("char_wb", 3, 5, common)]
 
 
-def _learn(texts: Sequence[str], classes: int) -> Iterable[Grams]:
+def learn_grams(texts: Sequence[str], classes: int) -> Iterable[Grams]:
     """Yield the blocks with the terms and frequencies found in `texts`, those that have any."""
     plan = _plan(texts)
     most = max(1000, MOST_WEIGHTS // max(classes, 1) // len(plan))
@@ -181,7 +185,7 @@ def _learn(texts: Sequence[str], classes: int) -> Iterable[Grams]:
         )
 
 
-def _features(blocks: Sequence[Grams], texts: Sequence[str]) -> Any:
+def grams_of(blocks: Sequence[Grams], texts: Sequence[str]) -> Any:
     """Return the sparse features (rows, terms of all blocks); one empty column if no block."""
     from scipy import sparse
 

@@ -14,7 +14,8 @@ class Written:
     """`task`, `schema`: what answers are about and may hold; `tokens`: most of one answer.
 
     `grammar`: whether answers of tasks that have a grammar are written under it. `temperature` and
-    `top_p` as in `models.generate.Sampling`; 0 takes the most probable token.
+    `top_p` as in `models.generate.Sampling`; 0 takes the most probable token. `form`: the form of
+    poems (`tasks.forms`) that all answers keep, "" for none.
     """
 
     task: str
@@ -23,6 +24,7 @@ class Written:
     grammar: bool = True
     temperature: float = 0.0
     top_p: float = 1.0
+    form: str = ""
 
     @property
     def labels(self) -> tuple[str, ...]:

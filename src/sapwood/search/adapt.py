@@ -12,30 +12,37 @@ from sapwood.evaluation import Bases
 from sapwood.files import told, write_json
 from sapwood.interfaces import Event
 from sapwood.launch import Runtime
+from sapwood.search import text_to_text
 from sapwood.search.encoders import check_wanted
 from sapwood.search.evidence import build_report, choose, hand_over, predictions, read_test
 from sapwood.search.job import Job, Material, fingerprint, read_material
 from sapwood.search.ladder import climb
+from sapwood.search.rendered import template_notes
 from sapwood.search.workbench import Workbench
 
 
 def adapt(
-    job: Job, runtime: Runtime, *, card: Any, trust_remote_code: str = ""
+    job: Job, runtime: Runtime, *, card: Any, trust_remote_code: str = "", oos: str = ""
 ) -> Generator[Event, None, dict[str, Any]]:
     """Try the ladder of candidates, recommend one and write OUT; return the report.
 
-    `card` makes the model card from a report. Everything finished is kept under ``OUT/run``: the
+    `card` makes the model card from a report; `oos`: the label that means none of the others, for
+    the report alone. Everything finished is kept under ``OUT/run``: the
     same job resumes there. Closing the generator between events saves a checkpoint first. Raises
     what the readers, the store and the disk raise, and ConfigError (E-CONFIG-053) when OUT holds
     another run.
     """
-    material = read_material(job)
+    material = read_material(job, oos)
     yield Event(kind="note", note=_data_line(material))
     folder = _prepared(job.out)
     bases = Bases(runtime, trust_remote_code=trust_remote_code)
     base = bases.get(job.model)
     if base.kind == "encoder":
-        check_wanted(job)
+        check_wanted(job, masked=base.masked is not None)
+    if base.kind == "text-to-text":
+        text_to_text.check_wanted(job)
+    for note in template_notes(material.task, material.splits.train, base):
+        yield Event(kind="note", note=note)
     yield Event(kind="note", note=f"base {base.name}: {runtime.describe()}")
     hashes = {name: bases.get(name).sha256 for name in (job.model, job.encoder) if name}
     bench = Workbench(job, material, bases, folder)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from sapwood.adaptation import Adaptation
 from sapwood.errors import ConfigError, ModelError
-from sapwood.interfaces import Event, Example, Floats
+from sapwood.interfaces import Event, Example, Floats, Readout
 from sapwood.methods import parts
 from sapwood.methods.defaults import learning_rate
 from sapwood.methods.defaults import times as scales
 from sapwood.methods.parts import Method
+from sapwood.models.encoder import Encoder
 from sapwood.readouts.head import Head
 from sapwood.search.job import CONTEXT, FAMILIES, Job, trained_families
 from sapwood.search.judged import Judge, Judged
@@ -38,22 +41,26 @@ LEAST_SECONDS = 3.0  # for the steps that are timed, and one evaluation
 HEAD_RATE = 1e-3  # whatever the method's; five times as much changed nothing on SST-2
 
 
-def check_wanted(job: Job) -> None:
+def check_wanted(job: Job, *, masked: bool = False) -> None:
     """Raise what an encoder as --model cannot do.
 
     ModelError (E-MODEL-052): candidates that prompt; ConfigError (E-CONFIG-031): settings of
-    prompts, which would have no effect.
+    prompts, which would have no effect. `masked`: it has a masked-language-model head, and so can
+    be asked for label words.
     """
-    able = {*BASELINES, *FEATURES, HEAD}
+    able = {*BASELINES, *FEATURES, HEAD, *(("zero-shot", "few-shot") if masked else ())}
     lacking = [
         family
         for family in job.only
         if family not in able and (family in FAMILIES or family.endswith(CONTEXT))
     ]
     if lacking:
+        kind = "without a masked-language-model head known here, which cannot be prompted"
+        if masked:
+            kind = "with a masked-language-model head, which is asked for label words alone"
         raise ModelError(
             "E-MODEL-052",
-            f"'{job.model}' is an encoder, which cannot be prompted: no {', '.join(lacking)}.",
+            f"'{job.model}' is an encoder {kind}: no {', '.join(lacking)}.",
             fix=f"tune it, or pass it as --encoder {job.model} beside a decoder such as "
             "smollm2-135m",
         )
@@ -73,18 +80,86 @@ def methods_of(job: Job) -> list[str]:
     return [*asked, *(trained_families(job.only) if job.only else ["lora"])]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """A finished readout: its `name` in READOUTS, what it said of development rows, and notes."""
+
+    name: str
+    readout: Readout
+    said: Any
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Learnt(Protocol):
+    """What an encoder learns: how its head starts, what its loss is, and what it says of rows."""
+
+    def start(self, known: Floats, pooling: str) -> Head:
+        """Return the head that training starts from, given the features of the training rows."""
+        ...
+
+    def supervision(
+        self, encoder: Encoder, rows: Sequence[Sequence[int]], head: TrainedHead[Head]
+    ) -> Any:
+        """Return the loss of the training rows, given as token ids."""
+        ...
+
+    def said(self, head: Head, features: Floats, rows: Sequence[Example]) -> Any:
+        """Return what a head says of rows (see `marks`), given their features."""
+        ...
+
+    def finished(self, head: Head, features: Floats) -> Answered:
+        """Return the readout of a trained head, given the features of the development rows."""
+        ...
+
+
+class OneLabel:
+    """One label a text: cross-entropy and class probabilities."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self.bench = bench
+
+    def start(self, known: Floats, pooling: str) -> Head:
+        """Return the probe of the untouched base as a head."""
+        bench = self.bench
+        gold = bench.gold(bench.splits.train)
+        return Head.fit(known, gold, labels=bench.labels, seed=bench.job.seed, pooling=pooling)
+
+    def supervision(
+        self, encoder: Encoder, rows: Sequence[Sequence[int]], head: TrainedHead[Head]
+    ) -> HeadSupervision:
+        """Return the loss of the training rows, given as token ids."""
+        return HeadSupervision(encoder, rows, self.bench.index(self.bench.splits.train), head)
+
+    def said(self, head: Head, features: Floats, rows: Sequence[Example]) -> Floats:
+        """Return the class probabilities of rows."""
+        del rows
+        return head.probabilities(features)
+
+    def finished(self, head: Head, features: Floats) -> Answered:
+        """Return the head itself."""
+        return Answered(name="head", readout=head, said=head.probabilities(features))
+
+
 def tuned_encoder(
-    bench: Workbench, name: str, *, method: str, encoder: str, share: float = 1.0
+    bench: Workbench,
+    name: str,
+    *,
+    method: str,
+    encoder: str,
+    share: float = 1.0,
+    kind: Learnt | None = None,
 ) -> Making:
     """Make the candidate `name`: `method` (for `configured`, or "head") on `encoder`, with a head.
 
-    `share` of the time left is what training may take.
+    `share` of the time left is what training may take; `kind`: what is learnt, by default one
+    label a text.
     """
+    kind = kind or OneLabel(bench)
     if share * bench.tuning_seconds(name) < LEAST_SECONDS:
         raise Stopped(
             f"training would have too little time ({max(bench.clock.left, 0):.0f} s left)"
         )
-    start = _probe(bench, encoder)
+    start = _start(bench, encoder, kind)
     net = bench.bases.encoder(encoder).net
     chosen = None
     if method != HEAD:
@@ -92,7 +167,7 @@ def tuned_encoder(
     try:
         if chosen is not None:
             chosen.attach(net, seed=bench.job.seed)
-        training = EncoderTraining(bench, name, encoder, start)
+        training = EncoderTraining(bench, name, encoder, start, kind)
         course = training.course(chosen, share)
         yield from course.steps()
         return (yield from training.made(course, chosen))
@@ -101,14 +176,12 @@ def tuned_encoder(
         parts.detach(net)
 
 
-def _probe(bench: Workbench, encoder: str) -> Head:
+def _start(bench: Workbench, encoder: str, kind: Learnt) -> Head:
     """Return the head that training starts from: the probe of the untouched base."""
-    train = bench.splits.train
     # between two marked spans it matters what stands in them, not only what the text is about
     pooling = "markers" if bench.task.name == "pairs" else "mean"
-    known, _ = bench.embed(encoder, "train", train, pooling)
-    gold = bench.gold(train)
-    return Head.fit(known, gold, labels=bench.labels, seed=bench.job.seed, pooling=pooling)
+    known, _ = bench.embed(encoder, "train", bench.splits.train, pooling)
+    return kind.start(known, pooling)
 
 
 class EncoderTraining:
@@ -118,8 +191,11 @@ class EncoderTraining:
     step is quicker, and on SST-2 it gained nothing (LoRA, one seed).
     """
 
-    def __init__(self, bench: Workbench, name: str, encoder: str, start: Head) -> None:
+    def __init__(
+        self, bench: Workbench, name: str, encoder: str, start: Head, kind: Learnt | None = None
+    ) -> None:
         self.bench, self.name, self.base = bench, name, encoder
+        self.kind = kind or OneLabel(bench)
         self.encoder = bench.bases.encoder(encoder)
         self.head = TrainedHead(start, device=self.encoder.device)
         self.weights = head_weights(self.encoder.net, self.head)
@@ -139,7 +215,7 @@ class EncoderTraining:
         times = dict.fromkeys(self.head.weights(), HEAD_RATE / rate)
         if method is not None:
             times |= scales(self.encoder.net, method, encoder=True)
-        supervision = HeadSupervision(self.encoder, rows, bench.index(train), self.head)
+        supervision = self.kind.supervision(self.encoder, rows, self.head)
         started(self.encoder.net, supervision)
         trained = Trained(
             name=self.name,
@@ -161,11 +237,13 @@ class EncoderTraining:
         for _, part in parts.parts(self.encoder.net):
             part.training = on  # not those inside: the base's
 
-    def _said(self, rows: Sequence[Example]) -> Floats:
-        head, limit = self.head.readout(), self.bench.job.max_length
+    def _said(self, rows: Sequence[Example]) -> Any:
+        return self.kind.said(self.head.readout(), self._features(rows), rows)
+
+    def _features(self, rows: Sequence[Example]) -> Floats:
+        pooling, limit = self.head.start.pooling, self.bench.job.max_length
         texts = [e.text for e in rows]
-        found = self.bench.bases.embed(self.base, texts, pooling=head.pooling, limit=limit)
-        return head.probabilities(found)
+        return self.bench.bases.embed(self.base, texts, pooling=pooling, limit=limit)
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         return self.bench.bases.tokens(self.base, texts, limit=self.bench.job.max_length)
@@ -176,14 +254,16 @@ class EncoderTraining:
         bench, net = self.bench, self.encoder.net
         texts = [e.text for e in bench.splits.dev]
         started = time.perf_counter()
-        said = course.said(bench.splits.dev)
+        self._training(False)
+        answered = self.kind.finished(self.head.readout(), self._features(bench.splits.dev))
         seconds = (time.perf_counter() - started) / len(texts)
         total = course.run.total
         yield Event(kind="progress", candidate=self.name, done=total, total=total)
         made = Adaptation(
             labels=bench.labels,
-            readout_name="head",
-            readout=self.head.readout(),
+            task=bench.task.name,
+            readout_name=answered.name,
+            readout=answered.readout,
             base=bench.bases.reference(self.base),
             method=None if method is None else as_trained(net, method),
             weights=parts.stored(net),
@@ -192,10 +272,11 @@ class EncoderTraining:
         )
         return Made(
             adaptation=made,
-            dev=said,
+            dev=answered.said,
             trainable=sum(tensor.numel() for tensor in self.weights.values()),
             query_seconds=seconds,
             query_tokens=sum(map(len, self._tokens(texts))) / len(texts),
             curve=course.run.curve,
             forecast_seconds=course.run.forecast,
+            notes=answered.notes,
         )

@@ -22,8 +22,10 @@ from sapwood.metrics import (
 )
 from sapwood.pages.verdict import verdict
 from sapwood.search.answered import answered_details
+from sapwood.search.deciding import decision_details
 from sapwood.search.job import Material
 from sapwood.search.marks import joined_said
+from sapwood.search.own_context import context_details
 from sapwood.search.shown import rendered_examples, worst_errors
 from sapwood.search.workbench import Workbench
 from sapwood.tally import paired
@@ -90,8 +92,9 @@ def read_test(bench: Workbench, recommended: str) -> Generator[Event, None, dict
             continue
         said, seconds, tokens = yield from _asked(bench, name, rows)
         result = bench.results[name]
-        # beside the development figures, not over them: those decide, and a rerun decides the same
-        result["served"] = {
+        # beside the development figures, not over them: those decide, and a rerun decides the same;
+        # texts are only scored here, and what writing one takes was measured before
+        result["scored" if bench.task.family == "generation" else "served"] = {
             "ms_per_query": 1000 * seconds / len(rows),
             "tokens_per_query": tokens / len(rows),
         }
@@ -174,10 +177,19 @@ def build_report(
         if not bench.written:
             report["examples"] = rendered_examples(bench, recommended)
         if recommended in tests:
-            details = answered_details if bench.written else _test_details
-            report |= details(bench, tests[recommended])
+            report |= _details(bench, recommended, tests[recommended])
     sentence, separable = verdict(report, report["language"])
     return {**report, "verdict": sentence, "separable": separable}
+
+
+def _details(bench: Workbench, name: str, said: Any) -> dict[str, Any]:
+    """Return what the report shows of the recommended candidate's test rows."""
+    if not bench.written:
+        return {**_test_details(bench, said), **decision_details(bench, name, said)}
+    found, result = answered_details(bench, said), bench.results[name]
+    seconds = result.get("scored", result)["ms_per_query"] / 1000
+    found["panel"] |= context_details(bench, name, said, seconds)
+    return found
 
 
 def _metric(bench: Workbench) -> str:

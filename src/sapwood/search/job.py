@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sapwood.errors import ConfigError
 from sapwood.interfaces import Example, Splits
+from sapwood.tasks.coverage import outside_label
 from sapwood.tasks.kinds import Task
 from sapwood.tasks.readers import Table, find_files
 from sapwood.tasks.splits import split, split_by
@@ -129,11 +130,15 @@ def trained_families(only: tuple[str, ...]) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """The data of a job: its task, the tables as read and the splits made of them."""
+    """The data of a job: its task, the tables as read and the splits made of them.
+
+    `outside`: the label that means none of the others, None where there is none.
+    """
 
     task: Task
     tables: dict[str, Table]
     splits: Splits
+    outside: str | None = None
 
 
 def parse_budget(text: str) -> float:
@@ -150,8 +155,11 @@ def parse_budget(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def read_material(job: Job) -> Material:
-    """Read and split the data of a job. Raises DataError with every problem of a file."""
+def read_material(job: Job, oos: str = "") -> Material:
+    """Read and split the data of a job. Raises DataError with every problem of a file.
+
+    `oos`: the label that means none of the others; ConfigError (E-CONFIG-162) when no row has it.
+    """
     files = {name: str(path) for name, path in find_files(job.data).items()}
     files |= {name: path for name, path in (("dev", job.dev), ("test", job.test)) if path}
     task = task_named(job.task)
@@ -169,7 +177,8 @@ def read_material(job: Job) -> Material:
         seed=job.seed,
         limit=job.limit,
     )
-    return Material(task=task, tables=tables, splits=splits)
+    outside = outside_label(splits.labels, oos) if oos or task.name == "classification" else None
+    return Material(task=task, tables=tables, splits=splits, outside=outside)
 
 
 def worded(table: Table) -> Table:

@@ -17,9 +17,12 @@ from sapwood.interfaces import Event
 from sapwood.search import encoders, plain, prefixed, prompting, tuning
 from sapwood.search.candidate import Candidate, entry
 from sapwood.search.contexts import Prompt
+from sapwood.search.deciding import decided
 from sapwood.search.job import CONTEXT, trained_families
+from sapwood.search.masked import masked_ladder
 from sapwood.search.memory import peak_bytes, reset_peak
 from sapwood.search.rungs import written_ladder
+from sapwood.search.text_to_text import text_to_text_ladder
 from sapwood.search.workbench import Made, Stopped, Workbench
 
 TRAINED = ("lora", "lora+context")  # on a decoder, when nothing was asked for
@@ -38,6 +41,8 @@ def ladder(bench: Workbench) -> list[Candidate]:
         return [c for c in written_ladder(bench) if job.wants(c.family)]
     if bench.bases.get(job.model).kind == "encoder":
         return [c for c in _on_encoder(bench) if job.wants(c.family)]
+    if bench.bases.get(job.model).kind == "text-to-text":
+        return [c for c in text_to_text_ladder(bench) if job.wants(c.family)]
     found = [
         entry("majority", plain.of_texts, readout="majority"),
         entry("tf-idf", plain.of_texts, readout="tf-idf"),
@@ -78,6 +83,7 @@ def _on_encoder(bench: Workbench) -> Iterator[Candidate]:
         yield entry(family, plain.of_texts, readout=family)
     for family in encoders.FEATURES:
         yield entry(family, plain.of_encoder, readout=family, encoder=encoder)
+    yield from masked_ladder(bench)
     names = encoders.methods_of(bench.job)
     for number, name in enumerate(names):
         share = 1 / (len(names) - number)
@@ -185,6 +191,7 @@ def _spent_before(folder: Path) -> float:
 
 def _finished(bench: Workbench, name: str, made: Made, folder: Path) -> dict[str, Any]:
     """Save the candidate's adaptation and return its result."""
+    made = decided(bench, made)
     adaptation = sealed(made.adaptation, bench.bases, bench.splits.dev[:_GOLDEN_ROWS])
     save(adaptation, folder / "adaptation")
     size = size_on_disk(folder / "adaptation")

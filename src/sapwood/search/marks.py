@@ -19,7 +19,7 @@ from sapwood.interfaces import Answer, Example, Floats, Frame, Span
 from sapwood.metrics import correct, expected_calibration_error, log_loss, macro_f1
 from sapwood.tally import Tally, bits, share
 from sapwood.tasks.kinds import Task
-from sapwood.tasks.scoring import tally
+from sapwood.tasks.scoring import macro_of_labels, tally
 
 WHOLE_BITS = 8.0  # of a byte that nothing is known of
 
@@ -128,7 +128,9 @@ class AnswerMarks:
         return 1.0 - self.tally(rows, said).value
 
     def further(self, rows: Sequence[Example], said: Sequence[Answer]) -> dict[str, float]:
-        """Return bits a byte where that is what is measured."""
+        """Return bits a byte where that is what is measured, macro F1 of several labels a text."""
+        if self.task.name == "multi-label":
+            return {"macro_f1": macro_of_labels(rows, said).value}
         if self.task.family != "generation":
             return {}
         return {"bits_a_byte": float(bits(_likelihoods(said).sum(0)))}

@@ -97,6 +97,7 @@ class Workbench:
     def __init__(self, job: Job, material: Material, bases: Bases, folder: Path) -> None:
         self.job, self.bases, self.folder = job, bases, folder
         self.splits, self.task = material.splits, material.task
+        self.outside = material.outside
         if self.written:  # a row costs a hundred times what a label costs
             self.splits = replace(self.splits, dev=self.splits.dev[:DEV_WRITTEN])
         self.labels = self.splits.labels

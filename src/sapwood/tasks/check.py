@@ -12,7 +12,9 @@ from sapwood.tasks.duplicates import clusters, same_text
 from sapwood.tasks.labels import near_misses, nearest_label
 from sapwood.tasks.languages import languages
 from sapwood.tasks.readers import Table
+from sapwood.tasks.structured import task_named
 
+Labels = Callable[[Example], tuple[str, ...]]  # the labels that an example holds
 Level = Literal["block", "warn", "note"]
 
 OVERLAP_BLOCKS = 0.01  # of the test rows: beyond, a score says little about new texts
@@ -91,11 +93,12 @@ def check(
     characters). Blocking: test overlap above 1 %. Warnings: more than 5 % of rows dropped, more
     than 10 % too long, a class under 10 rows, fewer than 100 test rows, likely slips in labels.
     """
-    examples = table.examples
-    counts = Counter(e.label for e in examples if e.label is not None)
+    examples, labels_of = table.examples, task_named(table.task).labels
+    counts = Counter(label for example in examples for label in labels_of(example))
     groups = clusters([example.text for example in examples])
     repeated, doubles = _doubles(examples, groups)
-    misses = near_misses(counts)
+    misses, one = near_misses(counts), table.task in ("classification", "pairs")
+    values = _many_classes(examples, counts) if one else []
     lengths, long = _lengths(examples, limit_tokens, count_tokens)
     shares = languages([example.text for example in examples])
     leaked: tuple[int, ...] = ()
@@ -104,12 +107,13 @@ def check(
         leakage, leaks, leaked = _leakage(table, test)
     problems = [
         *_dropped(table, "data"),
-        *_label_slips(examples, misses),
+        *_mended(table),
+        *_label_slips(examples, misses, labels_of, fixable=table.task == "classification"),
         *doubles,
         *leaks,
         *(_dropped(test, "test") if test is not None else []),
-        *(_test_labels(test, counts) if test is not None else []),
-        *(_many_classes(examples, counts) or _small_classes(examples, counts, misses)),
+        *(_test_labels(test, counts, labels_of) if test is not None else []),
+        *(values or _small_classes(examples, counts, misses, labels_of)),
         *long,
         *_mixed(shares),
     ]
@@ -124,7 +128,7 @@ def check(
         lengths=lengths,
         near_duplicates=sum(p.count for p in doubles if p.code == "D-NEAR"),
         leakage=leakage,
-        relabel=misses,
+        relabel=misses if table.task == "classification" else {},
         repeated=repeated,
         leaked=leaked,
         columns={"text": table.columns.text, "label": table.columns.label},
@@ -166,10 +170,19 @@ def _dropped(table: Table, where: Literal["data", "test"]) -> list[Problem]:
     ]
 
 
-def _label_slips(examples: Sequence[Example], misses: Mapping[str, str]) -> list[Problem]:
+def _mended(table: Table) -> list[Problem]:
+    return [
+        Problem(code="D-MENDED", level="note", what=m.reason, count=len(m.rows), rows=m.rows)
+        for m in table.mended
+    ]
+
+
+def _label_slips(
+    examples: Sequence[Example], misses: Mapping[str, str], labels_of: Labels, *, fixable: bool
+) -> list[Problem]:
     problems = []
     for wrong, right in misses.items():
-        rows = tuple(example.row for example in examples if example.label == wrong)
+        rows = tuple(example.row for example in examples if wrong in labels_of(example))
         problems.append(
             Problem(
                 code="D-LABEL",
@@ -179,7 +192,7 @@ def _label_slips(examples: Sequence[Example], misses: Mapping[str, str]) -> list
                 rows=rows,
                 value=wrong,
                 cause="it would be learnt as a class of its own",
-                fix="--fix OUT writes the frequent form",
+                fix="--fix OUT writes the frequent form" if fixable else "mend it in the file",
             )
         )
     return problems
@@ -257,14 +270,14 @@ def _leakage(table: Table, test: Table) -> tuple[dict[str, int], list[Problem], 
     return {"exact": len(exact), "near": len(near)}, found, tuple(sorted(leaked))
 
 
-def _test_labels(test: Table, counts: Counter[str]) -> list[Problem]:
+def _test_labels(test: Table, counts: Counter[str], labels_of: Labels) -> list[Problem]:
     problems = []
     unseen = [label for label in test.labels if label not in counts]
     guesses = {label: nearest_label(label, counts) for label in unseen}
     groups = [[label] for label in unseen if guesses[label]]
     groups += [strange] if (strange := [label for label in unseen if not guesses[label]]) else []
     for group in groups:
-        rows = tuple(example.row for example in test.examples if example.label in group)
+        rows = tuple(e.row for e in test.examples if not {*group}.isdisjoint(labels_of(e)))
         listed = ", ".join(f"'{label}'" for label in group[:4])
         more = f" and {len(group) - 4} more" if len(group) > 4 else ""
         verb = "label {} is" if len(group) == 1 else "labels {} are"
@@ -316,7 +329,10 @@ def _many_classes(examples: Sequence[Example], counts: Counter[str]) -> list[Pro
 
 
 def _small_classes(
-    examples: Sequence[Example], counts: Counter[str], misses: Mapping[str, str]
+    examples: Sequence[Example],
+    counts: Counter[str],
+    misses: Mapping[str, str],
+    labels_of: Labels,
 ) -> list[Problem]:
     small = {label: n for label, n in counts.items() if n < FEW and label not in misses}
     if not small:
@@ -331,7 +347,7 @@ def _small_classes(
             level="warn",
             what=f"{len(small)} {noun} fewer than {FEW} rows: {listed}{more}",
             count=sum(small.values()),
-            rows=tuple(example.row for example in examples if example.label in small),
+            rows=tuple(e.row for e in examples if not small.keys().isdisjoint(labels_of(e))),
             value=ranked[0][0],
             cause="too few to learn from and to measure",
             fix="add rows, or merge small classes into one",

@@ -15,7 +15,7 @@ def fields_of(line: str) -> list[str]:
     """Return the columns of a line, split at tabs where it has any, else at white space."""
     line = line.rstrip("\r\n")
     parts = line.split("\t") if "\t" in line else line.split()
-    while len(parts) > 1 and not parts[-1]:
+    while len(parts) > 1 and not parts[-1].strip():
         parts.pop()
     return parts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from sapwood.interfaces import Example, Frame, Span
@@ -48,6 +49,7 @@ def form(opening: Opening) -> Form:
         tags = _Tags(opening, chosen["tokens"], chosen.get("tags"), write)
         return Form(columns=columns, read=tags.read, finish=tags.finish)
     text, entities = chosen["text"], chosen.get("entities")
+    columns = replace(columns, text=text, label=entities)
 
     def read(record: Record, mended: list[str]) -> Example:
         page = read_page(record.get(text), text)

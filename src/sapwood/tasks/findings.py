@@ -160,8 +160,9 @@ def _records(table: Table, kept: Sequence[Example], findings: Findings) -> list[
         if example is None or not isinstance(source, dict):
             continue
         mended = dict(source)
-        mended[text] = example.text
-        if label is not None and example.label is not None:
+        if table.task == "classification":  # elsewhere columns are not what an example holds
+            mended[text] = example.text
+        if label is not None and example.label is not None and table.task == "classification":
             mended[label] = findings.relabel.get(example.label, example.label)
         records.append(mended)
     return records

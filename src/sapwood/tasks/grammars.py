@@ -18,7 +18,8 @@ from sapwood.tasks.written import NONE, RESERVED, ROLE_RESERVED, escape, name
 CHOICES = ("classification", "pairs")
 _START = 'start: " "? answer TAIL?\nTAIL: /\\n\\n?/\n'
 _MARK = "MARK: /#[1-9][0-9]{0,2}/\n"
-_TRIMMED = r"/(?s:\S|\S.*\S)/"
+# Quoted words neither begin nor end with white space; line breaks are written as \n and \r there.
+_TRIMMED = r"/(?s:\S|\S.*\S)/ & ~/(?s:\\[nr].*|(.*[^\\])?(\\\\)*\\[nr])/"
 
 
 def grammar(task: str, text: str, schema: Schema, *, marks: bool = True) -> str:

@@ -123,20 +123,30 @@ def summary(counts: Floats, seed: int = 0) -> dict[str, float | int]:
     }
 
 
-def by_type(types: Sequence[str], counts: Floats) -> list[dict[str, Any]]:
-    """Return precision, recall, F1 and support of each type; `counts`: (rows, 3 types)."""
+def by_type(
+    types: Sequence[str], counts: Floats, partial: Floats | None = None
+) -> list[dict[str, Any]]:
+    """Return precision, recall, F1 and support of each type; `counts`: (rows, 3 types).
+
+    `partial`: the same of spans that only overlap; its F1 is added where it is given.
+    """
     sums = counts.sum(0).reshape(-1, 3)
-    return [
-        {
+    loose = None if partial is None else partial.sum(0).reshape(-1, 3)
+    found = []
+    for place, label in enumerate(types):
+        right, wanted, said = map(float, sums[place])
+        row = {
             "label": label,
-            "precision": float(right / said) if said else 0.0,
-            "recall": float(right / wanted) if wanted else 0.0,
-            "f1": float(2 * right / (wanted + said)) if wanted + said else 0.0,
-            "support": round(float(wanted)),
-            "answered": round(float(said)),
+            "precision": right / said if said else 0.0,
+            "recall": right / wanted if wanted else 0.0,
+            "f1": 2 * right / (wanted + said) if wanted + said else 0.0,
+            "support": round(wanted),
+            "answered": round(said),
         }
-        for label, (right, wanted, said) in zip(types, sums, strict=False)
-    ]
+        if loose is not None:
+            row["partial"] = 2 * float(loose[place, 0]) / ((wanted + said) or 1.0)
+        found.append(row)
+    return found
 
 
 def macro(counts: Floats, seed: int = 0) -> dict[str, float]:
@@ -151,12 +161,23 @@ def overlapping(gold: Sequence[Example], answers: Sequence[Answer]) -> Floats:
     Every span is used at most once, exact ones first and then those that share most characters.
     Shape (rows, 3).
     """
-    rows = []
-    for example, answer in zip(gold, answers, strict=True):
+    _, counts = overlapping_by_type(gold, answers)
+    sums: Floats = counts.reshape(len(gold), -1, 3).sum(1)
+    return sums
+
+
+def overlapping_by_type(
+    gold: Sequence[Example], answers: Sequence[Answer]
+) -> tuple[tuple[str, ...], Floats]:
+    """Return (types, counts of every row, shape (rows, 3 types)), counted as in `overlapping`."""
+    types, counts = count_by_type(gold, answers, entity)
+    place = {label: 3 * index for index, label in enumerate(types)}
+    for row, (example, answer) in enumerate(zip(gold, answers, strict=True)):
+        counts[row, ::3] = 0
         wanted, said = heads(example.frames), heads(answer.frames)
-        found = _pairs(wanted, said, lambda one, other: one.label == other.label)
-        rows.append((len(found), len(wanted), len(said)))
-    return np.array(rows, np.float64).reshape(-1, 3)
+        for one, _ in _pairs(wanted, said, lambda one, other: one.label == other.label):
+            counts[row, place[one.label]] += 1
+    return types, counts
 
 
 def errors(gold: Sequence[Example], answers: Sequence[Answer]) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from heapq import nsmallest
+from itertools import count, islice
 from pathlib import Path
 
 from sapwood.errors import DataError
@@ -371,8 +372,7 @@ def describe(dropped: Dropped) -> str:
     count = len(dropped.rows)
     listed = ", ".join(f"{row:,}" for row in dropped.rows[:5])
     more = ", ..." if count > 5 else ""
-    noun = "row" if count == 1 else "rows"
-    return f"{rows_of(count)}: {dropped.reason} ({noun} {listed}{more})"
+    return f"{rows_of(count)}: {dropped.reason} ({'row' if count == 1 else 'rows'} {listed}{more})"
 
 
 def rows_of(count: int) -> str:
@@ -380,16 +380,16 @@ def rows_of(count: int) -> str:
     return f"{count:,} {'row' if count == 1 else 'rows'}"
 
 
-def sampled(
-    examples: Sequence[Example], opened: Source
-) -> tuple[Sequence[Example], tuple[str, ...]]:
-    """Return the sample that a source's name asks for, by content hash, and its notes."""
-    size = opened.sample
-    if size is None or size >= len(examples):
-        return examples, opened.notes
-    note = f"a sample of {size:,} of {len(examples):,} usable rows, by content hash"
-    ranked = sorted(range(len(examples)), key=lambda i: (digest([examples[i]]), examples[i].row))
-    return [examples[i] for i in sorted(ranked[:size])], (note, *opened.notes)
+def sampled(examples: Iterable[Example], opened: Source) -> tuple[list[Example], tuple[str, ...]]:
+    """Return the rows a source's name asks for (a sample: by content hash), and its notes."""
+    size, total = opened.sample, count()
+    if size is None:
+        return list(examples), opened.notes
+    least = nsmallest(size, ((digest([e]), next(total), e) for e in examples))
+    kept = [example for _, _, example in sorted(least, key=lambda one: one[1])]
+    if (seen := next(total)) <= size:
+        return kept, opened.notes
+    return kept, (f"a sample of {size:,} of {seen:,} usable rows, by content hash", *opened.notes)
 
 
 def digest(examples: Sequence[Example]) -> str:

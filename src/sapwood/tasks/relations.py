@@ -140,9 +140,8 @@ def _frame(page: Page, known: Sequence[Named], spec: object, mended: list[str]) 
         head, tail = first_of(spec, HEADS), first_of(spec, TAILS)
         value = first_of(spec, NAMES)
     elif isinstance(spec, list | tuple) and len(spec) == 3:
-        words = [place for place, part in enumerate(spec) if isinstance(part, str)]
-        middle = words == [1]  # [head, name, tail] where only the name is a word
-        head, value, tail = spec if middle else (spec[0], spec[2], spec[1])
+        last = _names_last(page.text, known, spec)
+        head, value, tail = (spec[0], spec[2], spec[1]) if last else spec
     else:
         raise Unusable("a relation that is no object", shown(spec))
     if not isinstance(value, str | int) or not str(value).strip():
@@ -153,6 +152,18 @@ def _frame(page: Page, known: Sequence[Named], spec: object, mended: list[str]) 
             raise Unusable(f"a relation without a {part}", shown(spec))
         ends.append(_end(page, known, end, mended))
     return Frame(label=str(value).strip(), head=ends[0], arguments=(ends[1],))
+
+
+def _names_last(text: str, known: Sequence[Named], spec: Sequence[object]) -> bool:
+    """Tell whether a triple is [head, tail, name] and not [head, name, tail], the usual order.
+
+    Only a word names a relation. Of two words the one that is no entity and not in the text does.
+    """
+    if not isinstance(spec[1], str) or not isinstance(spec[2], str):
+        return isinstance(spec[2], str)
+    keys = {named.key for named in known}
+    there = [part in keys or part in text for part in spec[1:] if isinstance(part, str)]
+    return there == [True, False]
 
 
 def _end(page: Page, known: Sequence[Named], end: object, mended: list[str]) -> Span:

@@ -17,6 +17,7 @@ from sapwood.errors import ConfigError, DataError
 from sapwood.interfaces import Answer, Example, Floats, Frame
 from sapwood.tally import Tally, f1, f1_of_types, share
 from sapwood.tasks import matching
+from sapwood.tasks.written import NONE
 
 # Names under which data sets keep "no relation between these two", which is not a relation.
 NEGATIVE = frozenset(
@@ -71,7 +72,15 @@ def details(task: str, gold: Rows, answers: Answers) -> dict[str, Any]:
         from sapwood.tasks.texts import measure
 
         return measure(task, gold, answers)
-    return {"task": task, "rows": len(gold), **DETAILS[task](gold, answers)}
+    cut = sum(not answer.stopped for answer in answers)  # written, and ended by the limit
+    about = {"task": task, "rows": len(gold), **({"unfinished": cut} if cut else {})}
+    return {**about, **DETAILS[task](gold, answers)}
+
+
+def macro_of_labels(gold: Rows, answers: Answers) -> Tally:
+    """Return the macro F1 of texts with any number of labels: every label counts the same."""
+    wanted, said = _with_labels(gold, answers)
+    return f1_of_types("macro_f1", matching.count_by_type(wanted, said, matching.label_key)[1])
 
 
 def negatives(labels: Sequence[str]) -> tuple[str, ...]:
@@ -110,10 +119,15 @@ def pair_counts(gold: Rows, answers: Answers) -> tuple[tuple[str, ...], Floats]:
 def labels_of(words: str | None, frames: Sequence[Frame]) -> tuple[str, ...]:
     """Return the different labels of a text, from frames or from "a; b", in alphabetical order.
 
-    >>> labels_of("sport; politics", ())
-    ('politics', 'sport')
+    The word that stands for no label at all is none.
+
+    >>> labels_of("sport; politics", ()), labels_of("none", ())
+    (('politics', 'sport'), ())
     """
-    named = [frame.label for frame in frames] or SEPARATOR.split((words or "").strip())
+    spelt = (words or "").strip()
+    if spelt == NONE and not frames:
+        return ()
+    named = [frame.label for frame in frames] or SEPARATOR.split(spelt)
     return tuple(sorted({name for name in named if name}))
 
 
@@ -220,7 +234,7 @@ def _entity_details(gold: Rows, answers: Answers) -> dict[str, Any]:
         "macro": matching.macro(counts),
         "partial": matching.summary(matching.overlapping(gold, answers)),
         "untyped": matching.summary(matching.count(gold, answers, matching.untyped)),
-        "by_type": matching.by_type(types, counts),
+        "by_type": matching.by_type(types, counts, matching.overlapping_by_type(gold, answers)[1]),
         "errors": matching.errors(gold, answers),
     }
 
@@ -238,11 +252,13 @@ def _relation_details(gold: Rows, answers: Answers) -> dict[str, Any]:
 def _event_details(gold: Rows, answers: Answers) -> dict[str, Any]:
     triggers = any(frame.head is not None for e in gold for frame in e.frames)
     types, counts = matching.count_by_type(gold, answers, matching.event_type)
+    partial = None
     found: dict[str, Any] = {
         "parts": matching.summary(matching.count(gold, answers, matching.event_part)),
         "types_of_the_text": matching.summary(matching.count(gold, answers, matching.event_type)),
         "trigger_identification": None,
         "trigger_classification": None,
+        "trigger_partial": None,
         "argument_identification": matching.summary(
             matching.count(gold, answers, matching.argument_place)
         ),
@@ -258,9 +274,11 @@ def _event_details(gold: Rows, answers: Answers) -> dict[str, Any]:
             matching.count(gold, answers, matching.entity)
         )
         types, counts = matching.count_by_type(gold, answers, matching.entity)
+        partial = matching.overlapping_by_type(gold, answers)[1]
+        found["trigger_partial"] = matching.summary(matching.overlapping(gold, answers))
         found["errors"] = matching.errors(gold, answers)
     roles, by_role = matching.count_by_type(gold, answers, _role_first)
-    found["by_type"] = matching.by_type(types, counts)
+    found["by_type"] = matching.by_type(types, counts, partial)
     found["by_role"] = matching.by_type(roles, by_role)
     return found
 

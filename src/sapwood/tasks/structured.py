@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
-from sapwood.errors import DataError
+from sapwood.errors import ConfigError, DataError
 from sapwood.interfaces import Dropped, Example, Schema
 from sapwood.registry import resolve
 from sapwood.tasks import OTHER_NAMES, TASKS
@@ -27,6 +28,14 @@ from sapwood.tasks.readers import (
 from sapwood.tasks.rows import PEEK, Numbered, Record, class_names
 
 GUESS_LEAST = 0.5  # of the records; a task that reads fewer is none of theirs
+NEAR = 1.0  # of likeness; guesses this close to the likeliest are as good
+# What a task is a kind of, or contains: where it is likelier than these, they are no rivals of it.
+GENERAL = {
+    "relations": ("entities",),
+    "events": ("entities", "relations"),
+    "dialogue": ("story", "poetry"),
+    "poetry": ("story",),
+}
 
 
 def task_named(name: str) -> Task:
@@ -51,7 +60,8 @@ def read_task(
 
     `columns` names columns by their role in the task ({"text": "Body"}); names and aliases decide
     the others. ``FILE[:500]`` and ``FILE#500`` as in `readers.read_examples`. Records are read one
-    at a time and not kept. `classes`: the fewest distinct labels that a task with one label takes.
+    at a time and not kept, of a sample never more rows than it has. `classes`: the fewest distinct
+    labels that a task with one label takes.
 
     Raises DataError: E-DATA-001 to 009 as `readers.read_examples`, 010 too few classes, 014 no
     usable row; ConfigError E-CONFIG-001 unknown task, 121 unknown role.
@@ -61,16 +71,16 @@ def read_task(
     reading = _Reading()
     try:
         form, records = _form(kind, opened, columns or {}, need_answer=need_answer)
-        examples = list(reading.examples(form, islice(records, opened.first)))
+        examples = reading.examples(form, islice(records, opened.first))
+        kept, told = sampled(examples, opened)
     except UnicodeDecodeError as error:
         raise wrong_encoding(opened.name, error) from error
     notes = form.finish(reading.mended) if form.finish else ()
     dropped = reading.dropped()
     one_label = kind.name in ("classification", "pairs") and need_answer
     must_be_usable(
-        opened.name, examples, dropped, reading.total, form.columns, classes if one_label else 0
+        opened.name, kept, dropped, reading.total, form.columns, classes if one_label else 0
     )
-    kept, told = sampled(examples, opened)
     return Table(
         examples=tuple(kept),
         columns=form.columns,
@@ -180,26 +190,40 @@ def schema_of(examples: Iterable[Example]) -> Schema:
     )
 
 
-def guess_task(columns: Sequence[str], records: Sequence[Record]) -> list[tuple[str, str]]:
-    """Return (task, why) for every task these rows may be for, the likeliest first.
+class Guess(NamedTuple):
+    """A task that rows may be for.
 
-    A task is a guess only if its form finds its columns and reads most of the records; where
-    several do, what the answers look like decides. [] where no task fits.
+    `weight`: how much they look like it, in [0, 10]; `read`: how many of them it can use.
+    """
+
+    task: str
+    why: str
+    weight: float
+    read: int
+
+
+def guess_task(
+    columns: Sequence[str], records: Sequence[Record], given: Mapping[str, str] | None = None
+) -> list[Guess]:
+    """Return every task these rows may be for, the likeliest first; [] where no task fits.
+
+    A task is a guess only if its form finds its columns (those in `given` by role, the others by
+    name) and reads most of the records; where several do, what the answers look like decides.
     """
     first = tuple(records[:PEEK])
     opening = Opening(
         found=tuple(columns),
         first=first,
         names={name: _stand_ins(name, first) for name in columns},
-        given={},
+        given=given or {},
         need_answer=True,
         where="the data",
     )
-    ranked: list[tuple[float, str, str]] = []
+    ranked: list[Guess] = []
     for name in TASKS:
         try:
             form = task_named(name).form(opening)
-        except DataError:
+        except (ConfigError, DataError):  # it has no such column, or no such role
             continue
         reading = _Reading()
         examples = list(reading.examples(form, enumerate(first, 1)))
@@ -208,8 +232,42 @@ def guess_task(columns: Sequence[str], records: Sequence[Record]) -> list[tuple[
         weight, shape = likeness(name, form, examples)
         if weight > 0:
             read = f"{len(examples)} of the first {len(first)} rows read so"
-            ranked.append((weight, name, f"{form.columns.why}; {shape}; {read}"))
-    return [(name, why) for _, name, why in sorted(ranked, key=lambda guess: -guess[0])]
+            why = f"{form.columns.why}; {shape}; {read}"
+            ranked.append(Guess(name, why, weight, len(examples)))
+    return sorted(ranked, key=lambda guess: -guess.weight)
+
+
+def guess_source(source: str | Path, given: Mapping[str, str] | None = None) -> list[Guess]:
+    """Return every task that the first rows of a source may be for, the likeliest first.
+
+    Raises what `open_source` raises.
+    """
+    opened = open_source(source)
+    try:
+        first = [r for _, r in islice(opened.rows.records, PEEK) if isinstance(r, dict)]
+    except UnicodeDecodeError as error:
+        raise wrong_encoding(opened.name, error) from error
+    return guess_task([name for name in opened.rows.columns if name], first, given)
+
+
+def choose_guess(guesses: Sequence[Guess]) -> Guess | None:
+    """Return the guess to act on, or None where only a person can tell.
+
+    Classification wins where it is about as likely as the likeliest and reads as many rows.
+
+    >>> choose_guess([Guess("story", "", 3.0, 9), Guess("dialogue", "", 2.5, 9)])
+    >>> choose_guess([Guess("multi-label", "", 6.5, 9), Guess("classification", "", 6.0, 9)]).task
+    'classification'
+    """
+    if not guesses:
+        return None
+    best = guesses[0]
+    near = [guess for guess in guesses[1:] if best.weight - guess.weight <= NEAR]
+    for guess in near:
+        if guess.task == "classification" and guess.read >= best.read:
+            return guess
+    rivals = [guess for guess in near if guess.task not in GENERAL.get(best.task, ())]
+    return None if any(guess.read >= best.read for guess in rivals) else best
 
 
 def _stand_ins(column: str, records: Sequence[Record]) -> tuple[str, ...]:

@@ -21,6 +21,8 @@ import numpy as np
 from sapwood.errors import DataError, ResourceError
 from sapwood.interfaces import Answer, Example
 from sapwood.tally import Tally, bits_a_byte
+from sapwood.tasks.forms import guessed, rates
+from sapwood.tasks.perplexity import perplexities
 
 REPEATED = 4  # words or characters in a row; ordinary texts hardly repeat so many
 _CJK = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
@@ -52,13 +54,34 @@ def measure(task: str, gold: Sequence[Example], answers: Sequence[Answer]) -> di
     if sum(answer.bytes for answer in answers):
         score = likelihood(answers).interval()
         found["bits_a_byte"] = {"value": score.value, "low": score.low, "high": score.high}
+        found |= perplexities(gold, answers)
     pairs = [(g.label or "", a.words) for g, a in zip(gold, answers, strict=True) if a.words]
     if pairs:
         found["written"] = {
             "rows": len(pairs),
             **compared([w for w, _ in pairs], [s for _, s in pairs]),
         }
+    if pairs and task == "poetry":
+        found |= _form(gold, answers)
     return found
+
+
+def _form(gold: Sequence[Example], answers: Sequence[Answer]) -> dict[str, Any]:
+    """Return how many written poems keep the form that the wanted ones have, {} if these have none.
+
+    A prompt may be the first line of its poem: then it counts as one.
+    """
+    rows = [(g.text, g.label or "", a.words) for g, a in zip(gold, answers, strict=True) if a.words]
+    whole = [(wanted, said) for _, wanted, said in rows]
+    continued = [(f"{text}\n{wanted}", f"{text}\n{said}") for text, wanted, said in rows]
+    try:
+        for poems in (whole, continued):
+            names = guessed([wanted for wanted, _ in poems])
+            if names:
+                return {"form": rates([w for w, _ in poems], [s for _, s in poems], names)}
+    except ResourceError as missing:
+        return {"form": {"note": f"{missing.what} {missing.fix}"}}
+    return {}
 
 
 def compared(wanted: Sequence[str], said: Sequence[str]) -> dict[str, Any]:
