@@ -18,7 +18,15 @@ NAMES = {
 }  # fmt: skip
 RUNTIME = Runtime(device="cpu", dtype="float32", threads=1)
 # What a clock or the memory of the process says is never the same twice.
-TIMED = ("spent", "fit_seconds", "ms_per_query", "peak_bytes", "seconds", "actual_seconds")
+TIMED = (
+    "spent",
+    "fit_seconds",
+    "ms_per_query",
+    "read_ms",
+    "peak_bytes",
+    "seconds",
+    "actual_seconds",
+)
 
 
 def timeless(value):

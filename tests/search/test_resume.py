@@ -16,7 +16,16 @@ sapwood.report.write_html = lambda *given: None  # plots take longer than all th
 from sapwood.cli import main
 main(sys.argv[1:])
 """
-TIMED = ("spent", "fit_seconds", "ms_per_query", "peak_bytes", "seconds", "command", "verdict")
+TIMED = (
+    "spent",
+    "fit_seconds",
+    "ms_per_query",
+    "read_ms",
+    "peak_bytes",
+    "seconds",
+    "command",
+    "verdict",
+)
 
 
 def timeless(value):

@@ -35,6 +35,7 @@ from sapwood.training.start import as_trained
 # A row's tokens, demonstrations not counted, as a multiple of --max-length: text and answer.
 ROW = 4
 SHARE = 0.5  # of the time left, for what remains of the development rows
+OVERTIME = 0.25  # of what training took: what was trained is not thrown away for less
 WRITTEN_PROBE = 4  # answers written out to learn what one costs where the others are only scored
 WATCHED_TOKENS = 4096  # tokens of development rows run at once while training is watched
 
@@ -72,11 +73,13 @@ def tuned(bench: Workbench, name: str, *, method: str, under_context: bool = Fal
         training = AnswerTraining(bench, name, (net, context, scope), chosen)
         for note in training.notes:
             yield Event(kind="note", candidate=name, note=note)
+        began = time.perf_counter()
         yield from training.course.steps()
         training.course.put_best_back()
         net.eval()
         adaptation = training.adaptation(chosen)
-    made = yield from _made(bench, name, adaptation)
+    trained = time.perf_counter() - began
+    made = yield from _made(bench, name, adaptation, overtime=OVERTIME * trained)
     run = training.course.run
     return Made(
         **{**vars(made), "trainable": sum(t.numel() for t in training.weights.values()),
@@ -203,8 +206,13 @@ def _answer_tokens(bench: Workbench) -> int:
     return min(512, max(16, 2 * sizes[int(0.99 * (len(sizes) - 1))]))
 
 
-def _made(bench: Workbench, name: str, adaptation: Adaptation) -> Generator[Event, None, Made]:
-    """Ask an adaptation about the development rows, or stop where it is clearly behind."""
+def _made(
+    bench: Workbench, name: str, adaptation: Adaptation, *, overtime: float = 0.0
+) -> Generator[Event, None, Made]:
+    """Ask an adaptation about the development rows, or stop where it is clearly behind.
+
+    `overtime`: seconds that reading them may take whatever is left of the budget.
+    """
     dev, said = bench.splits.dev, list[Any]()
     with asking(adaptation, bench.bases) as asked:
         asked.said(dev[:1])  # encodes the context, which all rows share
@@ -217,14 +225,16 @@ def _made(bench: Workbench, name: str, adaptation: Adaptation) -> Generator[Even
             if adaptation.method is None:
                 race(bench, found)
             rest = (time.perf_counter() - began) * (len(dev) - done) / done
-            if rest > SHARE * max(bench.clock.left, 0.0):
+            if rest > max(SHARE * bench.clock.left, overtime):
                 raise Stopped(f"{len(dev) - done:,} more rows would take {rest:.0f} s", found)
-        seconds, tokens = (time.perf_counter() - began) / len(dev), asked.tokens / len(dev)
+        read = (time.perf_counter() - began) / len(dev)
+        seconds, tokens = read, asked.tokens / len(dev)
         if bench.task.family == "generation":
             seconds, tokens = _price(asked, dev)
     return Made(
-        adaptation=adaptation, dev=joined_said(said), query_seconds=seconds, query_tokens=tokens
-    )
+        adaptation=adaptation, dev=joined_said(said), query_seconds=seconds, query_tokens=tokens,
+        read_seconds=read,
+    )  # fmt: skip
 
 
 def _price(asked: Asked, rows: Sequence[Example]) -> tuple[float, float]:

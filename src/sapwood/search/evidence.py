@@ -76,7 +76,7 @@ def read_test(bench: Workbench, recommended: str) -> Generator[Event, None, dict
     order = [recommended, *(b for b in BASELINES if b in bench.finished)]
     rest = sorted(
         (n for n in bench.finished if bench.results[n]["status"] == "finished" and n not in order),
-        key=lambda n: (bench.results[n]["ms_per_query"], n),
+        key=lambda n: (bench.results[n]["read_ms"], n),
     )
     found: dict[str, Any] = {}
     if not rows:
@@ -87,7 +87,7 @@ def read_test(bench: Workbench, recommended: str) -> Generator[Event, None, dict
         if path.exists():
             found[name] = bench.marks.recall(path)
             continue
-        needed = bench.results[name]["ms_per_query"] * len(rows) / 1000
+        needed = bench.results[name]["read_ms"] * len(rows) / 1000
         if name in rest and needed > max(bench.clock.left, CHEAP_TEST):
             continue
         said, seconds, tokens = yield from _asked(bench, name, rows)

@@ -209,6 +209,7 @@ def _finished(bench: Workbench, name: str, made: Made, folder: Path) -> dict[str
         "trainable_parameters": made.trainable,
         "artifact_bytes": size,
         "ms_per_query": milliseconds,
+        "read_ms": milliseconds if made.read_seconds is None else 1000 * made.read_seconds,
         "tokens_per_query": made.query_tokens,
         "curve": made.curve,
         "notes": made.notes,

@@ -37,7 +37,8 @@ class Made:
     """A finished candidate: the adaptation, what it says of development rows, and what it took.
 
     `dev`: class probabilities, or Answers (see `marks`). `notes`: what the search for its prompt
-    found, for the report.
+    found, for the report. `read_seconds`: what judging one row takes where that is not what a query
+    takes: texts are scored there, and written for a query.
     """
 
     adaptation: Adaptation
@@ -48,6 +49,7 @@ class Made:
     curve: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     forecast_seconds: float | None = None
+    read_seconds: float | None = None
 
 
 class Stopped(Exception):
