@@ -3,9 +3,8 @@
 On each set every method trains for the same few epochs with three learning rates (a third, one and
 three times its default; up to two more where an end of the range does best) and the macro F1 of the
 development rows chooses; then every seed (start, order of the rows) trains with that rate, for
-equal epochs again. The way of
-training is the product's own: tags of all words, valid transitions, windows. Each run leaves a file
-under --cache: the same call goes on there.
+equal epochs again. The way of training is the product's own: tags of all words, valid transitions,
+windows. Each run leaves a file under --cache: the same call goes on there.
 """
 
 from __future__ import annotations

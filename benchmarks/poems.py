@@ -312,7 +312,7 @@ def run(options: Any) -> dict[str, Any]:
 def main() -> None:
     """Measure and print."""
     parser = arguments(__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--cache", type=Path, default=Path("poems"))
+    parser.add_argument("--cache", type=Path, help="finished pieces")
     parser.add_argument("--seconds", type=float, default=3600, help="most of tuning")
     parser.add_argument("--epochs", type=float, default=1.0, help="of tuning (default 1)")
     parser.add_argument(
@@ -327,6 +327,9 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, help="a file whose marked part is replaced")
     options = parser.parse_args()
     settle(options.threads)
+    from sapwood.config import home
+
+    options.cache = options.cache or home() / "benchmarks" / "poems"
     finish(run(options), compact=options.json)
 
 

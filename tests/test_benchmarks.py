@@ -19,8 +19,8 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
     "cost_table", "cuda_tuning", "data_curve", "extraction", "icl_scoring", "icl_table",
-    "joint_training", "long_context", "method_speed", "methods", "poems", "richer_contexts",
-    "tuning",
+    "joint_training", "long_context", "method_speed", "methods", "nine_tasks", "poems",
+    "richer_contexts", "tuning",
 )  # fmt: skip
 PEERS = {
     "icl_scoring": ("lm_eval", "datasets"),
@@ -33,6 +33,7 @@ PEERS = {
     "joint_training": ("numpy",),
     "method_speed": ("peft", "accelerate"),
     "methods": ("numpy",),
+    "nine_tasks": ("numpy",),
     "poems": ("numpy",),
     "richer_contexts": ("numpy",),
     "tuning": ("peft", "accelerate"),
@@ -141,6 +142,25 @@ def test_data_curve_keeps_its_cells(tiny_checkpoint: Callable[[str], Path], tmp_
     assert all(row["low"] <= row["accuracy"] <= row["high"] for row in found["rows"])
     assert all(row["bytes"] > 0 and row["ms_per_query"] > 0 for row in found["rows"])
     assert smoke("data_curve", tiny_checkpoint("llama"), *flags)["rows"] == found["rows"]
+
+
+def test_nine_tasks_are_read_from_the_reports_that_runs_leave(
+    small_base: Path, write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    words, data = tmp_path / "table.md", write_rows(tmp_path / "reviews.csv")
+    flags = ("--sets", "sst2_en", "--data", str(data), "--budget", "60s", "--limit", "60",
+             "--cache", str(tmp_path / "cache"), "--markdown", str(words))  # fmt: skip
+    flags = (*flags, "--smoke", "--json", "--threads", "1", "--model", str(small_base))
+    done = launch("nine_tasks", *flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (row,) = json.loads(done.stdout.splitlines()[-1])["rows"]
+    assert row["metric"] == "accuracy" and row["baseline"]["name"] in ("tf-idf", "majority")
+    assert row["test"]["low"] <= row["test"]["value"] <= row["test"]["high"]
+    assert row["prompted"]["name"].startswith(("zero-shot", "few-shot"))
+    line = words.read_text(encoding="utf-8").splitlines()[2]
+    assert line.startswith(f"| sst2_en | accuracy | {row['baseline']['name']} ")
+    again = launch("nine_tasks", *flags)  # reads the report that is there
+    assert json.loads(again.stdout.splitlines()[-1])["rows"] == [row]
 
 
 def test_poems_are_written_by_every_arm_and_checked(
