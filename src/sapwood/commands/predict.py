@@ -59,24 +59,19 @@ def command(
         made = under_form(made, form, folder)
     check_writes(made, given, folder)
     threshold = threshold_of(made, given)
+    examples = asked_of(made, texts)
+    if data:
+        table = read_task(data, made.task, columns=named, need_answer=False)
+        examples = list(table.examples)
+        for dropped in table.dropped:
+            click.echo(f"not predicted: {describe(dropped)}", err=True)
     if answers_of(made):
-        examples = asked_of(made, texts)
-        if data:
-            table = read_task(data, made.task, columns=named, need_answer=False)
-            examples = list(table.examples)
-            for dropped in table.dropped:
-                click.echo(f"not predicted: {describe(dropped)}", err=True)
         decoding = sampling(given, own_sampling(made)) if asked(given) else None
         bases = make_bases(device, dtype)
         for line in predict(made, bases, examples, decoding=decoding, as_json=as_json):
             click.echo(line)
         return
-    rows = list(texts)
-    if data:
-        table = read_task(data, made.task, columns=named, need_answer=False)
-        rows = [e.text for e in table.examples]
-        for dropped in table.dropped:
-            click.echo(f"not predicted: {describe(dropped)}", err=True)
+    rows = [example.text for example in examples]
     with predicting(made, make_bases(device, dtype)) as predictor:
         for line in label_lines(predictor, rows, threshold, as_json=as_json):
             click.echo(line)

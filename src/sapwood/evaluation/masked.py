@@ -11,7 +11,7 @@ from sapwood.context.prompter import Context, beginning
 from sapwood.context.template import is_chinese
 from sapwood.errors import ModelError
 from sapwood.evaluation.bases import Bases
-from sapwood.evaluation.reader import Reading
+from sapwood.evaluation.reader import Reading, told_apart
 from sapwood.models.masked import MaskedWords, Rows
 
 
@@ -56,16 +56,7 @@ class MaskedReader:
     def _label_ids(self) -> list[list[int]]:
         words = [self.context.template.words[label].strip() for label in self.labels]
         found = [self._ids(word, special=False) for word in words]
-        known: dict[tuple[int, ...], str] = {}
-        for label, ids in zip(self.labels, found, strict=True):
-            other = known.setdefault(tuple(ids), label)
-            if other != label or not ids:
-                raise ModelError(
-                    "E-MODEL-160",
-                    f"This base's tokenizer cannot tell the label words of '{other}' and "
-                    f"'{label}' apart: they are the same tokens.",
-                    fix="name the labels in words of the base's language, or choose another base",
-                )
+        told_apart(self.labels, found)
         return found
 
     def _ids(self, text: str, *, special: bool = True) -> list[int]:

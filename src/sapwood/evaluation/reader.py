@@ -14,6 +14,7 @@ from sapwood.context.facts import FactSource, fact_blocks
 from sapwood.context.prompter import Context, Prompter, block_ids
 from sapwood.context.select import Choice
 from sapwood.context.template import is_chinese
+from sapwood.errors import ModelError
 from sapwood.evaluation.bases import Bases
 from sapwood.evaluation.chooser import Chooser
 from sapwood.interfaces import Floats
@@ -245,3 +246,20 @@ class Spent:
         if wanted:
             self.seconds += time.perf_counter() - started
             self.tokens += self.decoder.tokens_run - before
+
+
+def told_apart(labels: Sequence[str], ids: Sequence[Sequence[int]]) -> None:
+    """Raise ModelError (E-MODEL-160) when two labels have the same words, or one has none.
+
+    `ids`: the token ids of each label's words.
+    """
+    known: dict[tuple[int, ...], str] = {}
+    for label, own in zip(labels, ids, strict=True):
+        other = known.setdefault(tuple(own), label)
+        if other != label or not own:
+            raise ModelError(
+                "E-MODEL-160",
+                f"This base's tokenizer cannot tell the label words of '{other}' and '{label}' "
+                "apart: they are the same tokens.",
+                fix="name the labels in words of the base's language, or choose another base",
+            )

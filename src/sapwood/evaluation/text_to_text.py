@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from sapwood.context.prompter import Context, Prompter
-from sapwood.errors import ModelError
 from sapwood.evaluation.bases import Bases
-from sapwood.evaluation.reader import Reading
+from sapwood.evaluation.reader import Reading, told_apart
 from sapwood.models.text_to_text import TextToText
 from sapwood.models.trie import LabelTrie, build_trie
 
@@ -34,16 +33,7 @@ class TextToTextReader:
         words = [self.context.template.words[label].strip() for label in self.labels]
         coded = self.tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"]
         found = [[*ids, *([] if end is None else [end])] for ids in coded]
-        known: dict[tuple[int, ...], str] = {}
-        for label, ids in zip(self.labels, found, strict=True):
-            other = known.setdefault(tuple(ids), label)
-            if other != label or not ids:
-                raise ModelError(
-                    "E-MODEL-160",
-                    f"This base's tokenizer cannot tell the label words of '{other}' and "
-                    f"'{label}' apart: they are the same tokens.",
-                    fix="name the labels in words of the base's language, or choose another base",
-                )
+        told_apart(self.labels, found)
         return found
 
     def rows(self, texts: Sequence[str]) -> list[list[int]]:

@@ -140,6 +140,14 @@ class OneLabel:
         return Answered(name="head", readout=head, said=head.probabilities(features))
 
 
+def require_time(bench: Workbench, name: str, share: float) -> None:
+    """Raise Stopped when `share` of the time that `name` may train for is too little to begin."""
+    if share * bench.tuning_seconds(name) < LEAST_SECONDS:
+        raise Stopped(
+            f"training would have too little time ({max(bench.clock.left, 0):.0f} s left)"
+        )
+
+
 def tuned_encoder(
     bench: Workbench,
     name: str,
@@ -155,10 +163,7 @@ def tuned_encoder(
     label a text.
     """
     kind = kind or OneLabel(bench)
-    if share * bench.tuning_seconds(name) < LEAST_SECONDS:
-        raise Stopped(
-            f"training would have too little time ({max(bench.clock.left, 0):.0f} s left)"
-        )
+    require_time(bench, name, share)
     start = _start(bench, encoder, kind)
     net = bench.bases.encoder(encoder).net
     chosen = None

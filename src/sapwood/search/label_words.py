@@ -23,11 +23,11 @@ from sapwood.methods.parts import Method
 from sapwood.readouts import bias
 from sapwood.readouts.inputs import content_free_inputs, domain_inputs
 from sapwood.readouts.verbalizer import Verbalizer
-from sapwood.search.encoders import LEAST_SECONDS
+from sapwood.search.encoders import require_time
 from sapwood.search.judged import Judge, Judged
 from sapwood.search.prompting import BIAS_ROWS, DOMAIN_INPUTS
 from sapwood.search.tuning import asked_for, worded
-from sapwood.search.workbench import Made, Making, Stopped, Workbench, chunks, race
+from sapwood.search.workbench import Made, Making, Workbench, chunks, race
 from sapwood.training import Recipe, scaled_optimiser, started
 from sapwood.training.course import CHECKPOINT_SECONDS, Trained
 from sapwood.training.start import as_trained
@@ -101,10 +101,7 @@ def tuned(bench: Workbench, name: str, method: str, words: Words, *, share: floa
 
     `share` of the time left is what training may take.
     """
-    if share * bench.tuning_seconds(name) < LEAST_SECONDS:
-        raise Stopped(
-            f"training would have too little time ({max(bench.clock.left, 0):.0f} s left)"
-        )
+    require_time(bench, name, share)
     chosen = worded(bench, asked_for(bench, method), bench.job.model)
     try:
         chosen.attach(words.net, seed=bench.job.seed)

@@ -13,10 +13,10 @@ from sapwood.methods.defaults import learning_rate
 from sapwood.methods.defaults import times as scales
 from sapwood.methods.parts import Method
 from sapwood.readouts.tags import Tags
-from sapwood.search.encoders import HEAD, LEAST_SECONDS
+from sapwood.search.encoders import HEAD, require_time
 from sapwood.search.judged import Judge, Judged
 from sapwood.search.tuning import asked_for, worded
-from sapwood.search.workbench import Made, Making, Stopped, Workbench
+from sapwood.search.workbench import Made, Making, Workbench
 from sapwood.training import Recipe, head_weights, scaled_optimiser, started
 from sapwood.training.course import CHECKPOINT_SECONDS, Trained
 from sapwood.training.start import as_trained
@@ -38,10 +38,7 @@ def tagged(bench: Workbench, name: str, *, method: str, encoder: str, share: flo
 
     `share` of the time left is what training may take.
     """
-    if share * bench.tuning_seconds(name) < LEAST_SECONDS:
-        raise Stopped(
-            f"training would have too little time ({max(bench.clock.left, 0):.0f} s left)"
-        )
+    require_time(bench, name, share)
     net = bench.bases.encoder(encoder).net
     chosen = None if method == HEAD else worded(bench, asked_for(bench, method), encoder)
     try:

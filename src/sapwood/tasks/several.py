@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sapwood.interfaces import Example, Frame
-from sapwood.tasks.columns import LABEL_NAMES, TEXT_NAMES, choose_columns, words
+from sapwood.tasks.columns import LABEL_NAMES, TEXT_NAMES, Columns, choose_columns, words
 from sapwood.tasks.kinds import Form, Opening, Task, Unusable, frame_labels, own_label
 from sapwood.tasks.readers import EDGES, clean_label, sorted_labels
 from sapwood.tasks.roles import Role, choose, role
@@ -53,13 +53,13 @@ def read_pair(record: Record, chosen: dict[str, str]) -> str:
     return "\n".join(texts).replace("\r\n", "\n")
 
 
-def _chosen(opening: Opening, answer: Role) -> tuple[dict[str, str], Form]:
-    """Return (role -> column, a form that only names its columns)."""
+def _chosen(opening: Opening, answer: Role) -> tuple[dict[str, str], Columns]:
+    """Return (role -> column, which columns were chosen and why)."""
     if has_pair(opening):
         free = (role("text", " ".join(TEXTS)), role("text_pair", "text_pair"), answer)
         layouts = (*layouts_of_pairs(answer), free)
         chosen, columns = choose(opening, layouts, show=("text", "label"))
-        return chosen, Form(columns=columns, read=_unread)
+        return chosen, columns
     label = opening.given.get("label")
     if label is None and answer is ALL_LABELS:
         there = {words(name): name for name in opening.found}
@@ -74,16 +74,12 @@ def _chosen(opening: Opening, answer: Role) -> tuple[dict[str, str], Form]:
     chosen = {"text": columns.text}
     if columns.label is not None:
         chosen["label"] = columns.label
-    return chosen, Form(columns=columns, read=_unread)
-
-
-def _unread(record: Record, mended: list[str]) -> Example:
-    raise NotImplementedError
+    return chosen, columns
 
 
 def one_form(opening: Opening) -> Form:
     """Tell how texts with one label are written. Raises DataError E-DATA-004 to 006."""
-    chosen, named = _chosen(opening, LABEL)
+    chosen, columns = _chosen(opening, LABEL)
     column = chosen.get("label")
     names = opening.names.get(column or "", ())
 
@@ -103,12 +99,12 @@ def one_form(opening: Opening) -> Form:
                 raise Unusable(f"column '{column}' empty")
         return Example(text=text, label=label)
 
-    return Form(columns=named.columns, read=read)
+    return Form(columns=columns, read=read)
 
 
 def all_form(opening: Opening) -> Form:
     """Tell how texts with any number of labels are written. Raises DataError E-DATA-004 to 006."""
-    chosen, named = _chosen(opening, ALL_LABELS)
+    chosen, columns = _chosen(opening, ALL_LABELS)
     column = chosen.get("label")
     names = opening.names.get(column or "", ())
     values = [unpacked(record.get(column)) for record in opening.first] if column else []
@@ -129,7 +125,7 @@ def all_form(opening: Opening) -> Form:
         )
 
     notes = (f"labels are separated by {delimiter!r}",) if delimiter else ()
-    return Form(columns=named.columns, read=read, notes=notes)
+    return Form(columns=columns, read=read, notes=notes)
 
 
 def _labels(value: object, column: str, names: Sequence[str], delimiter: str) -> list[str]:
