@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common import made_up, shared_folder, shuffled
+from common import made_up, shuffled, wanted_folder
 
 FOLDERS = {
     "sst2_en": "sentiment", "agnews_en": "topic", "banking77_en": "intent",
@@ -119,9 +119,7 @@ def pools(data: str, seed: int) -> tuple[list[Any], list[Any]]:
     """
     from sapwood.tasks.readers import read_examples, read_folder
 
-    folder = shared_folder(f"{FOLDERS[data]}/{data}")
-    if folder is None:
-        raise SystemExit(f"{data} is not under SAPWOOD_SHARED (default ../shared/data)")
+    folder = wanted_folder(f"{FOLDERS[data]}/{data}")
     official = folder / "fewshot" / f"train_{seed % 5}.jsonl"
     tables = read_folder(folder)
     train = read_examples(official) if official.is_file() else tables["train"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import made_up, shared_folder, shuffled
+from common import made_up, shuffled, wanted_folder
 
 TEXT_TOKENS = 96
 
@@ -62,9 +62,7 @@ class Labelled:
         if self.smoke:
             made = list(made_up(("bad", "good")).train)
             return made[:16], made[16:24], made[24:32]
-        folder = shared_folder(self.where)
-        if folder is None:
-            raise SystemExit(f"{self.where} is not under SAPWOOD_SHARED (default ../shared/data)")
+        folder = wanted_folder(self.where)
         tables = read_folder(folder)
         train = shuffled(tables["train"].examples)
         test = shuffled(tables["test"].examples)[: self.rows.test]
@@ -142,9 +140,7 @@ class Entities:
         if self.smoke:
             row = {"tokens": ["this", "is", "good"], "tags": ["O", "O", "B-X"]}
             return {"train": [row] * 8, "dev": [row] * 4, "test": [row] * 4}
-        folder = shared_folder(self.where)
-        if folder is None:
-            raise SystemExit(f"{self.where} is not under SAPWOOD_SHARED (default ../shared/data)")
+        folder = wanted_folder(self.where)
         train, test = (
             [json.loads(line) for line in (Path(folder) / f"{name}.jsonl").open(encoding="utf-8")]
             for name in ("train", "test")

@@ -80,6 +80,16 @@ def shared_folder(inside: str) -> Path | None:
     return folder if (folder / "train.jsonl").is_file() else None
 
 
+def wanted_folder(inside: str) -> Path:
+    """Return a data folder of SAPWOOD_SHARED, or end the script with what is missing."""
+    folder = shared_folder(inside)
+    if folder is None:
+        raise SystemExit(
+            f"{inside} is not in the data folder of SAPWOOD_SHARED, by default {ROOT.parent}/shared"
+        )
+    return folder
+
+
 def made_up(labels: Sequence[str]) -> Rows:
     """Return a few rows for the tests, which may have no data."""
     from sapwood.interfaces import Example

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from _extraction_rows import ratios, row_of, table
 from _noise import posted
-from common import arguments, contention, finish, machine, say, settle, shared_folder, versions
+from common import arguments, contention, finish, machine, say, settle, versions, wanted_folder
 
 BASE = "minilm-l6"
 WHERE = "ner/conll2003_en"
@@ -96,9 +96,7 @@ class Bench:
         if options.smoke:
             records: list[dict[str, Any]] = MADE_UP * 4
         else:
-            folder = shared_folder(WHERE)
-            if folder is None:
-                raise SystemExit(f"{WHERE} is not under SAPWOOD_SHARED (default ../shared/data)")
+            folder = wanted_folder(WHERE)
             lines = (Path(folder) / f"{part}.jsonl").read_text(encoding="utf-8").splitlines()
             records = [json.loads(line) for line in lines]
         file = options.cache / self.name.replace(" ", "-") / f"{part}.jsonl"

@@ -188,7 +188,7 @@ def run(options: Any) -> dict[str, Any]:
     rows = []
     for one in [s for s in SETS if s.name in options.sets]:
         if not options.smoke and shared_folder(one.where) is None:
-            say(f"{one.where} is not under SAPWOOD_SHARED (default ../shared/data)")
+            say(f"{one.where} is not in the data folder of SAPWOOD_SHARED")
             continue
         with contention(about):
             report = adapt(one, options.cache / one.name, options)

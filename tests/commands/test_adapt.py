@@ -33,9 +33,14 @@ def test_report_shows_what_adapt_showed(again, sapwood):
 
 
 def test_the_report_can_be_had_in_chinese(again):
-    ran, _ = again("--lang", "zh")
+    ran, out = again("--lang", "zh")
     assert ran.code == 0
     assert any("一" <= letter <= "鿿" for letter in ran.out)
+    kept = json.loads((out / "report.json").read_text("utf-8"))
+    assert kept["language"] == "zh" and "TF-IDF reaches" not in kept["verdict"]
+    again("--lang", "en")
+    kept = json.loads((out / "report.json").read_text("utf-8"))
+    assert kept["language"] == "en" and "TF-IDF reaches" in kept["verdict"]
 
 
 def test_the_model_card_says_what_it_is(small_run):

@@ -19,7 +19,7 @@ import click
 from sapwood.commands.defaults import repeatable, run_folder
 from sapwood.commands.wording import reader_language, report_language, say, translated
 from sapwood.errors import ConfigError, ResourceError
-from sapwood.files import told
+from sapwood.files import told, write_json
 
 if TYPE_CHECKING:
     from sapwood.interfaces import Event
@@ -88,7 +88,7 @@ def run(
     train = find_files(data)["train"]  # a missing file is told before torch, which takes seconds
     given["task"] = given["task"] or _guessed(str(train), given)
     from sapwood.launch import choose_runtime, raise_malloc_thresholds
-    from sapwood.report import model_card, terminal_table, write_html
+    from sapwood.report import model_card, terminal_table, verdict, write_html
     from sapwood.search.adapt import adapt
 
     raise_malloc_thresholds()
@@ -110,8 +110,11 @@ def run(
             details=[f"{c['name']} {c['status']}: {c['why']}" for c in report["candidates"]],
             fix="a larger --budget, or looser --max-ms and --max-bytes, and another --out",
         )
+    if given["lang"]:  # what reads the report later speaks the language asked for, too
+        report |= {"language": given["lang"], "verdict": verdict(report, given["lang"])[0]}
+        write_json(job.out / "report.json", report)
     html = job.out / "report.html"
-    write_html(report, html, given["lang"])
+    write_html(report, html)
     if given["as_json"]:
         click.echo(json.dumps(report, ensure_ascii=False))
         return
