@@ -233,7 +233,7 @@ class EncoderTraining:
             training=self._training,
             said=self._said,
             seconds=lambda: share * bench.tuning_seconds(self.name),
-            every=len(train) // recipe.batch_size,
+            passes=1.0,
         )
         return Judged(bench, trained, judge, pause=CHECKPOINT_SECONDS)
 

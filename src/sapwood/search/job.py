@@ -28,8 +28,9 @@ class Tuning:
 
     `learning_rate`, `rank` None: what suits the method. `scope`: whether a method under a context
     also acts on the context ("all") or on the query only ("suffix": the context is encoded once by
-    the plain base). `checkpointing`: see `training.Lean`. `trials`: how many rates
-    and sizes are tried before, on decoders; a search of them finds each method's own.
+    the plain base). `batch_size`: rows a step, fewer where steps would be few. `checkpointing`: see
+    `training.Lean`. `trials`: how many rates and sizes are tried before, on decoders; a search of
+    them finds each method's own.
     """
 
     epochs: float | None = None

@@ -103,7 +103,7 @@ class TagTraining:
             training=self._training,
             said=self._said,
             seconds=lambda: share * bench.tuning_seconds(self.name),
-            every=len(self.rows) // recipe.batch_size,
+            passes=1.0,
         )
         return Judged(bench, trained, judge, pause=CHECKPOINT_SECONDS)
 

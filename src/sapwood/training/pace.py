@@ -1,0 +1,91 @@
+"""How long training takes, found by a step that changes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from sapwood.models.layout import tokens_at_once
+from sapwood.training.loop import Recipe, Supervised, batch_of, smaller_budget
+
+FEW, MANY = 4, 16  # rows of the two steps that are timed; between them lies what a step costs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """Seconds that one row takes, forwards and backwards, and what a step takes besides."""
+
+    row: float
+    besides: float
+
+    def step(self, rows: int) -> float:
+        """Return the seconds of an optimiser step over so many rows.
+
+        >>> Pace(row=0.5, besides=0.25).step(4)
+        2.25
+        """
+        return rows * self.row + self.besides
+
+
+def paced(supervision: Supervised, optimiser: torch.optim.Optimizer, recipe: Recipe) -> Pace:
+    """Measure the pace of training; weights, optimiser and random state are then as before.
+
+    Raises ResourceError (E-RESOURCE-010) when one row does not fit the memory.
+    """
+    device = optimiser.param_groups[0]["params"][0].device
+    rows = batch_of(1, len(supervision), replace(recipe, batch_size=2 * FEW + MANY))
+    # the first rows pay for allocations that the others reuse
+    groups = rows[:FEW], rows[FEW : 2 * FEW] or rows, rows[2 * FEW :] or rows
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        (_, begun), few, many = (
+            _seconds(lambda own=own: _backwards(supervision, own, recipe, device), device)
+            for own in groups
+        )
+    _seconds(lambda: _still(optimiser), device)
+    change, _ = _seconds(lambda: _still(optimiser), device)
+    optimiser.state.clear()
+    optimiser.zero_grad(set_to_none=True)
+    more = many[1] - few[1]
+    token = (many[0] - few[0]) / more if more > 0 else 0.0
+    if token <= 0:  # too noisy to tell what a step costs from what its tokens cost
+        token = many[0] / many[1]
+    mean = (begun + few[1] + many[1]) / sum(map(len, groups))
+    return Pace(row=token * mean, besides=change + max(0.0, few[0] - few[1] * token))
+
+
+def _backwards(
+    supervision: Supervised, numbers: Sequence[int], recipe: Recipe, device: torch.device
+) -> int:
+    """Run some rows forwards and backwards; return the tokens computed."""
+    budget = tokens_at_once(recipe.pack_tokens, device)
+    while True:
+        try:
+            tokens = 0
+            for part, used in supervision.losses(numbers, budget):
+                part.backward()  # type: ignore[no-untyped-call]
+                tokens += used
+            return tokens
+        except (RuntimeError, MemoryError) as error:
+            budget = smaller_budget(budget, error)
+
+
+def _still(optimiser: torch.optim.Optimizer) -> int:
+    """Make a step of no size."""
+    for group in optimiser.param_groups:
+        group["lr"] = 0.0
+    optimiser.step()
+    return 0
+
+
+def _seconds(work: Callable[[], int], device: torch.device) -> tuple[float, int]:
+    """Return the seconds that `work` takes, and what it returns."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    found = work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began, found

@@ -1,0 +1,81 @@
+"""How a training run is planned: rows a step, steps, and when it is not begun."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sapwood.search import judged
+from sapwood.search.judged import FEWEST_STEPS, Judge, Judged
+from sapwood.search.workbench import Stopped
+from sapwood.training import Recipe, make_optimiser
+from sapwood.training.course import Trained
+from sapwood.training.pace import Pace
+
+
+@pytest.fixture
+def planned(tmp_path, monkeypatch):
+    """Maker of plans: training rows, seconds, seconds a row -> the content of plan.json."""
+
+    def make(rows, seconds, *, a_row=0.1, epochs=None, only=("lora",), dev=0, passes=3.0):
+        monkeypatch.setattr(judged, "paced", lambda *_: Pace(row=a_row, besides=0.0))
+        weight = torch.nn.Parameter(torch.zeros(1))
+        bench = SimpleNamespace(
+            job=SimpleNamespace(tuning=SimpleNamespace(epochs=epochs), only=only),
+            clock=SimpleNamespace(left=seconds, save=lambda: None),
+            splits=SimpleNamespace(dev=[None] * dev),
+            candidate_folder=lambda _: tmp_path,
+        )
+        recipe = Recipe(batch_size=min(16, rows), epochs=epochs or passes)
+        trained = Trained(
+            name="lora", supervised=[None] * rows, weights={"w": weight},
+            optimiser=make_optimiser([weight], recipe), recipe=recipe,
+        )  # fmt: skip
+        judge = Judge(training=lambda _: None, said=lambda _: None, seconds=lambda: seconds)
+        run = Judged(bench, trained, judge, pause=20.0)
+        run._planned()
+        plan = json.loads((tmp_path / "plan.json").read_text())
+        assert run.course.trained.recipe.batch_size == plan["rows"]
+        again = Judged(bench, trained, judge, pause=20.0)
+        assert (again.run.total, again.trained.recipe) == (plan["total"], run.trained.recipe)
+        return plan
+
+    return make
+
+
+def test_with_time_for_everything_steps_are_whole(planned):
+    plan = planned(1000, 1e6)
+    assert (plan["rows"], plan["total"]) == (16, round(3 * 1000 / 16))
+
+
+@pytest.mark.parametrize(("seconds", "rows", "steps"), [(60, 16, 33), (32, 8, 36), (16, 4, 36)])
+def test_little_time_makes_steps_small_before_it_makes_them_few(planned, seconds, rows, steps):
+    plan = planned(1000, seconds)
+    assert (plan["rows"], plan["total"]) == (rows, steps)
+    assert plan["forecast"] == pytest.approx(steps * rows * 0.1)
+    assert plan["forecast"] <= seconds
+
+
+def test_few_rows_make_steps_small_too(planned):
+    assert planned(50, 1e6) == {
+        "total": round(3 * 50 / 4),
+        "rows": 4,
+        "forecast": pytest.approx(15.2),
+    }
+
+
+def test_reading_development_rows_is_part_of_the_plan(planned):
+    without, withal = planned(1000, 60), planned(1000, 60, dev=200)
+    assert withal["rows"] * withal["total"] < without["rows"] * without["total"] - 300
+
+
+def test_passes_that_were_asked_for_are_made_whatever_the_time(planned):
+    plan = planned(1000, 1.0, epochs=2.0)
+    assert (plan["rows"], plan["total"], plan["forecast"]) == (16, 125, None)
+
+
+def test_a_run_that_could_learn_nothing_is_not_begun_beside_others(planned):
+    with pytest.raises(Stopped, match=r"too little time \(2 s left\)"):
+        planned(1000, 2.0, only=())
+    assert planned(1000, 2.0)["total"] == FEWEST_STEPS  # it was asked for by name
