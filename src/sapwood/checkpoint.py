@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -22,12 +22,24 @@ from sapwood.files import new_folder, write_json
 _KEPT = 2
 
 
+class Stateful(Protocol):
+    """What checkpoints need of an optimiser, torch's or several as one."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return {"state": by number of the weight, "param_groups": ...}."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        ...
+
+
 def save_checkpoint(
     folder: Path,
     *,
     step: int,
     weights: Mapping[str, Tensor],
-    optimiser: torch.optim.Optimizer,
+    optimiser: Stateful,
     extra: Mapping[str, Any],
     tensors: Mapping[str, Tensor] | None = None,
 ) -> Path:
@@ -60,7 +72,7 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def load_checkpoint(
-    folder: Path, *, weights: Mapping[str, Tensor], optimiser: torch.optim.Optimizer
+    folder: Path, *, weights: Mapping[str, Tensor], optimiser: Stateful
 ) -> tuple[int, dict[str, Any], dict[str, Tensor]]:
     """Put the newest readable checkpoint of `folder` back; return (step, extra, tensors).
 
@@ -89,7 +101,7 @@ def _fits(parts: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> bool:
 
 
 def _restore(
-    parts: Mapping[str, Tensor], weights: Mapping[str, Tensor], optimiser: torch.optim.Optimizer
+    parts: Mapping[str, Tensor], weights: Mapping[str, Tensor], optimiser: Stateful
 ) -> None:
     with torch.no_grad():
         for name, tensor in weights.items():

@@ -4,32 +4,47 @@ from types import SimpleNamespace
 
 import pytest
 
+from sapwood.search.candidate import Candidate
 from sapwood.search.ladder import _leave_time
 from sapwood.search.workbench import Stopped
 
 LATER = ["few-shot", "lora"]
 
 
-def bench(spent, *, tried=("few-shot",), budget=240.0, reserve=40.0):
-    clock = SimpleNamespace(budget=budget, spent=spent, left=budget - spent)
-    results = {name: {"family": name} for name in tried}
-    return SimpleNamespace(clock=clock, reserve=reserve, results=results)
+def bench(spent, *, tried=("few-shot-4",), budget=240.0, reserve=40.0):
+    return SimpleNamespace(
+        clock=SimpleNamespace(budget=budget, spent=spent, left=budget - spent),
+        reserve=reserve,
+        results={name: {"family": name.removesuffix("-4")} for name in tried},
+        finished=dict.fromkeys(tried),
+    )
 
 
-@pytest.mark.parametrize("family", ["few-shot", "channel", "knn", "probe", "zero-shot"])
-def test_reading_begins_in_the_first_half_only_where_something_trains_after_it(family):
-    _leave_time(bench(99), family, LATER)
+def rung(name):
+    family = "few-shot" if name.startswith("few-shot") else name.partition("-few-shot")[0]
+    return Candidate(name=name, family=family, make=lambda *_: None)
+
+
+@pytest.mark.parametrize("name", ["few-shot-16", "channel", "knn-few-shot", "probe-few-shot"])
+def test_demonstrations_are_shown_in_the_first_half_where_something_trains_later(name):
+    _leave_time(bench(99), rung(name), LATER)
     with pytest.raises(Stopped, match="139 s are left, and the rest is kept for candidates that"):
-        _leave_time(bench(101), family, LATER)
-    _leave_time(bench(101), family, ["few-shot", "probe"])
+        _leave_time(bench(101), rung(name), LATER)
+    _leave_time(bench(101), rung(name), ["few-shot", "probe"])
 
 
-@pytest.mark.parametrize("family", ["lora", "lora+context", "encoder-lora", "compressed"])
-def test_what_trains_is_never_held_back(family):
-    _leave_time(bench(200), family, ["lora"])
+@pytest.mark.parametrize(
+    "name", ["zero-shot", "knn", "probe", "lora", "lora+context", "encoder-lora", "compressed"]
+)
+def test_what_shows_none_is_never_held_back(name):
+    _leave_time(bench(200), rung(name), ["lora"])
 
 
 def test_the_first_demonstrations_are_shown_whatever_the_time():
-    _leave_time(bench(200, tried=("tf-idf",)), "few-shot", LATER)
+    _leave_time(bench(200, tried=("tf-idf",)), rung("few-shot-4"), LATER)
     with pytest.raises(Stopped):
-        _leave_time(bench(200, tried=("tf-idf",)), "probe", LATER)
+        _leave_time(bench(200, tried=("tf-idf",)), rung("knn-few-shot"), LATER)
+
+
+def test_a_probe_on_what_was_read_already_costs_nothing():
+    _leave_time(bench(200, tried=("few-shot-4", "knn-few-shot")), rung("probe-few-shot"), LATER)

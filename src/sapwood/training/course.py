@@ -16,7 +16,7 @@ from torch import Tensor
 from sapwood.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from sapwood.files import write_json
 from sapwood.interfaces import Event
-from sapwood.training.loop import Recipe, Step, Supervised, fit
+from sapwood.training.loop import Optimiser, Recipe, Step, Supervised, fit
 
 CHECKPOINT_SECONDS = 20.0
 Curve = dict[str, list[float]]
@@ -33,7 +33,7 @@ class Trained:
     name: str
     supervised: Supervised
     weights: Mapping[str, Tensor]
-    optimiser: torch.optim.Optimizer
+    optimiser: Optimiser
     recipe: Recipe
     identity: Any = None
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sapwood.checkpoint import Stateful
 from sapwood.errors import ConfigError, ModelError, ResourceError
 from sapwood.models.layout import tokens_at_once
 
@@ -26,7 +27,9 @@ class Recipe:
     down to a tenth; `batch_size` examples a step; `clip`: largest gradient norm; `pack_tokens`:
     tokens computed at once on a CPU, more elsewhere (a step splits into as many packs as it needs,
     same loss); `loss`: "labels" (among the tokens that continue some label) or "vocabulary"
-    (language modelling).
+    (language modelling). `schedule`: "cosine", or "stable", the full rate until the last `decay` of
+    the steps. `order`: "shuffled" epochs, or "stream": examples are numbered in the order they
+    come, without end.
     """
 
     learning_rate: float = 1e-3
@@ -38,6 +41,9 @@ class Recipe:
     seed: int = 0
     pack_tokens: int = 2048
     loss: str = "labels"
+    schedule: str = "cosine"
+    decay: float = 0.2
+    order: str = "shuffled"
 
     def __post_init__(self) -> None:
         problems = [
@@ -47,6 +53,10 @@ class Recipe:
         ]
         if self.loss not in ("labels", "vocabulary"):
             problems.append(f"loss must be 'labels' or 'vocabulary', got '{self.loss}'")
+        if self.schedule not in ("cosine", "stable"):
+            problems.append(f"schedule must be 'cosine' or 'stable', got '{self.schedule}'")
+        if self.order not in ("shuffled", "stream"):
+            problems.append(f"order must be 'shuffled' or 'stream', got '{self.order}'")
         if problems:
             raise ConfigError("E-CONFIG-040", "The training recipe is wrong.", details=problems)
 
@@ -66,6 +76,20 @@ class Step:
     gradient_norm: float
     tokens: int
     seconds: float
+
+
+class Optimiser(Stateful, Protocol):
+    """What `fit` needs of an optimiser; torch's have it, and `training.optimisers`."""
+
+    param_groups: list[dict[str, Any]]
+
+    def step(self) -> Any:
+        """Change the weights."""
+        ...
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        ...
 
 
 class Supervised(Protocol):
@@ -96,10 +120,18 @@ def make_optimiser(parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.
 
 
 def learning_rate(recipe: Recipe, step: int, total: int) -> float:
-    """Return the rate of step `step` (from 1): linear warm-up, then a cosine down to a tenth."""
+    """Return the rate of step `step` (from 1): linear warm-up, then a cosine down to a tenth.
+
+    "stable": after the warm-up it stays, and falls towards 0 as 1 - sqrt(share) over the last steps
+    (Hägele et al. 2024, arXiv 2405.18392).
+    """
     warm = max(1, round(recipe.warmup * total))
     if step <= warm:
         return recipe.learning_rate * step / warm
+    if recipe.schedule == "stable":
+        falling = min(round(recipe.decay * total), total - warm)
+        fallen = max(0, step - (total - falling)) / (falling + 1)
+        return recipe.learning_rate * (1 - math.sqrt(fallen))
     share = (step - warm) / max(1, total - warm)
     return recipe.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * share)))
 
@@ -110,6 +142,8 @@ def batch_of(step: int, examples: int, recipe: Recipe) -> list[int]:
     Each epoch is a permutation drawn from (seed, epoch), so any step is known without its past.
     """
     first = (step - 1) * recipe.batch_size
+    if recipe.order == "stream":
+        return list(range(first, first + recipe.batch_size))
     numbers: list[int] = []
     orders: dict[int, Any] = {}
     for place in range(first, first + min(recipe.batch_size, examples)):
@@ -122,7 +156,7 @@ def batch_of(step: int, examples: int, recipe: Recipe) -> list[int]:
 
 def fit(
     supervision: Supervised,
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimiser,
     recipe: Recipe,
     *,
     total: int,
@@ -191,7 +225,7 @@ def _check_course(losses: Sequence[float], number: int, total: int, recipe: Reci
 
 def _backward(
     supervision: Supervised,
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimiser,
     numbers: Sequence[int],
     budget: int,
 ) -> tuple[float, int]:

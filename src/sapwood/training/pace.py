@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from sapwood.models.layout import tokens_at_once
-from sapwood.training.loop import Recipe, Supervised, batch_of, smaller_budget
+from sapwood.training.loop import Optimiser, Recipe, Supervised, batch_of, smaller_budget
 
 FEW, MANY = 4, 16  # rows of the two steps that are timed; between them lies what a step costs
 
@@ -30,7 +31,7 @@ class Pace:
         return rows * self.row + self.besides
 
 
-def paced(supervision: Supervised, optimiser: torch.optim.Optimizer, recipe: Recipe) -> Pace:
+def paced(supervision: Supervised, optimiser: Optimiser, recipe: Recipe) -> Pace:
     """Measure the pace of training; weights, optimiser and random state are then as before.
 
     Raises ResourceError (E-RESOURCE-010) when one row does not fit the memory.
@@ -41,12 +42,13 @@ def paced(supervision: Supervised, optimiser: torch.optim.Optimizer, recipe: Rec
     groups = rows[:FEW], rows[FEW : 2 * FEW] or rows, rows[2 * FEW :] or rows
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         (_, begun), few, many = (
-            _seconds(lambda own=own: _backwards(supervision, own, recipe, device), device)
+            _seconds(partial(_backwards, supervision, own, recipe, device), device)
             for own in groups
         )
-    _seconds(lambda: _still(optimiser), device)
-    change, _ = _seconds(lambda: _still(optimiser), device)
-    optimiser.state.clear()
+    before = optimiser.state_dict()
+    _seconds(partial(_still, optimiser), device)
+    change, _ = _seconds(partial(_still, optimiser), device)
+    optimiser.load_state_dict(before)
     optimiser.zero_grad(set_to_none=True)
     more = many[1] - few[1]
     token = (many[0] - few[0]) / more if more > 0 else 0.0
@@ -72,7 +74,7 @@ def _backwards(
             budget = smaller_budget(budget, error)
 
 
-def _still(optimiser: torch.optim.Optimizer) -> int:
+def _still(optimiser: Optimiser) -> int:
     """Make a step of no size."""
     for group in optimiser.param_groups:
         group["lr"] = 0.0

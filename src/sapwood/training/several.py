@@ -179,7 +179,7 @@ class Several:
             folder,
             step=self.number,
             weights=self._named(),
-            optimiser=_Joined(list(self.optimisers.values())),  # type: ignore[arg-type]
+            optimiser=_Joined(list(self.optimisers.values())),
             extra=state,
         )
 
@@ -188,7 +188,7 @@ class Several:
         number, state, _ = load_checkpoint(
             folder,
             weights=self._named(),
-            optimiser=_Joined(list(self.optimisers.values())),  # type: ignore[arg-type]
+            optimiser=_Joined(list(self.optimisers.values())),
         )
         if not number:
             return {}
