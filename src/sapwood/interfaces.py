@@ -150,6 +150,20 @@ class Event:
     note: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """One document of a packed corpus, as token ids without special tokens.
+
+    `ids`: (n,) integers; `starts`: (n,) bool, True where a token begins a word; `sentences`:
+    (s + 1,) offsets of sentences in `ids`, the first 0 and the last n; `bytes`: its UTF-8.
+    """
+
+    ids: Integers
+    starts: NDArray[np.bool_]
+    sentences: Integers
+    bytes: int
+
+
 class Readout(Protocol):
     """How an answer is read from texts, scores, features or states, or written.
 

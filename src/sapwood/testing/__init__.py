@@ -1,6 +1,23 @@
-"""For tests, ours and yours: tiny nets, and the check that a method keeps its promises."""
+"""For tests, ours and yours: tiny nets, and checks that methods and objectives keep promises."""
 
 from sapwood.testing.methods import Checked, check_method
 from sapwood.testing.nets import EVERY_KIND, KINDS, run_tiny, tiny_net
+from sapwood.testing.objectives import (
+    Examined,
+    check_objective,
+    sample_documents,
+    sample_vocabulary,
+)
 
-__all__ = ["EVERY_KIND", "KINDS", "Checked", "check_method", "run_tiny", "tiny_net"]
+__all__ = [
+    "EVERY_KIND",
+    "KINDS",
+    "Checked",
+    "Examined",
+    "check_method",
+    "check_objective",
+    "run_tiny",
+    "sample_documents",
+    "sample_vocabulary",
+    "tiny_net",
+]
