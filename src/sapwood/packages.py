@@ -88,6 +88,12 @@ def fetch(project: str, version: str, filename_pattern: str, sha256: str, to: Pa
         ) from error
 
 
+def download(url: str, sha256: str, to: Path) -> Path:
+    """Put the pinned file at an address into `to`; raises one of FAULTS, or ValueError."""
+    link, sources = Link(name=unquote(url.rsplit("/", 1)[1]), url=url), read_sources()
+    return _download(_opener(sources), link, sha256, to, sources.timeout)
+
+
 def read_sources(settings: Mapping[str, str] | None = None) -> Sources:
     """Return pip's package sources; `settings` (pip's own names) replaces what pip reports."""
     found = pip_settings() if settings is None else settings
@@ -220,7 +226,7 @@ def _fetch_from(
     raise ResourceError(code, what, details=details, fix=fix)
 
 
-class _Mismatch(Exception):
+class _Mismatch(ValueError):
     """The bytes that came are not the pinned ones; carries their hash."""
 
 
