@@ -48,7 +48,8 @@ def command(folder: Path | None, *, model: str | None, **given: Any) -> None:
     """Talk to a base: each line is a message. What was said is never encoded twice.
 
     Answers are samples of at most 256 tokens unless the options say otherwise. Beams and
-    contrastive search show an answer once it is whole.
+    contrastive search show an answer once it is whole. Where ADAPTATION is a language model as it
+    is (n-gram, recurrent, a pretrained folder), each line is continued instead.
     """
     if folder is not None and model is not None:
         raise ConfigError(
@@ -56,6 +57,12 @@ def command(folder: Path | None, *, model: str | None, **given: Any) -> None:
             "An adaptation names its own base; --model names another.",
             fix="leave one of them out",
         )
+    from sapwood.commands import continuing
+
+    plain = continuing.continues(folder, model)
+    if plain is not None:
+        continuing.talk(plain, given, _lines(), as_json=given["as_json"])
+        return
     made = _open(folder)
     system, messages = _pinned(made, given)
     from sapwood.commands.live import make_bases

@@ -1,4 +1,4 @@
-"""`sapwood compare`: runs side by side, by their scores or by people who vote blindly."""
+"""`sapwood compare`: runs or language models by their scores, or texts by people who vote."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sapwood.commands.decoding import options
     type=click.Path(path_type=Path),
     help="Write a page on which people choose between what two of them write.",
 )
-@click.option("--data", help="Prompts for --blind.")
+@click.option("--data", help="Prompts for --blind; texts that language models are compared on.")
 @click.option(
     "-n",
     "rows",
@@ -69,11 +69,18 @@ def command(
 
     With --blind, two adaptations write to the same prompts and a page asks people which text is
     better, without saying whose is whose; --votes counts what they chose.
+
+    With --data alone, language models of any family (bases, pretrained folders, ARPA files) are
+    compared on its texts: bits a byte, perplexity, and paired differences from the first.
     """
     if votes:
         _count(votes, key, given["lang"], as_json=as_json)
     elif page is not None:
         _ask(folders, page, given, as_json=as_json)
+    elif given["data"]:
+        from sapwood.commands import language
+
+        language.compare(folders, given["data"], given, as_json=as_json)
     else:
         _side_by_side(folders, out, given["lang"], as_json=as_json)
 

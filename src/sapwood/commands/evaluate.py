@@ -1,4 +1,4 @@
-"""`sapwood eval DIR --data FILE`: score an adaptation."""
+"""`sapwood eval DIR --data FILE`: score an adaptation, or a language model as it is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 @click.command(name="eval")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--data", required=True, help="File with a text and a label column.")
+@click.option(
+    "--data",
+    required=True,
+    help="File with a text and a label column; of a language model a .txt file with a text a line "
+    "will do, or a corpus.",
+)
 @click.option("--text", metavar="COL", help="Column of the text.")
 @click.option("--label", metavar="COL", help="Column of the label.")
 @click.option(
@@ -49,7 +54,16 @@ def command(
     """Score the adaptation in DIR on the rows of a file, with 95 % intervals.
 
     Of generated texts: bits a byte and perplexity of the wanted ones, the end of each counted in.
+    DIR may also be a language model of any family (a base, a pretrained folder, an ARPA file): then
+    bits a byte and perplexity of the texts themselves.
     """
+    from sapwood.commands import language
+
+    if language.is_language(folder):
+        options = {**given, "text": text, "label": label, "write": write,
+                   "device": device, "dtype": dtype}  # fmt: skip
+        language.evaluate(folder, data, options, as_json=as_json)
+        return
     from sapwood.commands.answers import Measuring, evaluate, own_sampling, show
     from sapwood.evaluation import answers_of
     from sapwood.tasks.structured import read_task

@@ -107,7 +107,7 @@ def load_base(name: str, runtime: Runtime, *, trust_remote_code: str = "") -> Ba
     transformers: Any = import_module("transformers")
     files = resolve_base(name, trust_remote_code=trust_remote_code)
     remote = trust_remote_code == name
-    config = _read_config(files.folder)
+    config = _known_config(files.folder)
     masked = files.kind == "encoder" and has_head(config)
     loader = getattr(transformers, "AutoModelForMaskedLM" if masked else LOADERS[files.kind])
     folder = str(files.folder)
@@ -217,6 +217,12 @@ def _kind(name: str, config: Mapping[str, Any]) -> str:
     model_type = config.get("model_type", "")
     made_for = " ".join(config.get("architectures") or ())
     writes = config.get("is_encoder_decoder") or "ForConditionalGeneration" in made_for
+    if model_type == "sapwood_ngram":
+        raise ModelError(
+            "E-MODEL-009",
+            f"'{name}' is an n-gram model: it has no layers that could be adapted",
+            fix="sapwood eval, compare and chat take it; adapt a net",
+        )
     if model_type in TEXT_TO_TEXT and writes:
         return "text-to-text"
     if config.get("is_encoder_decoder"):
@@ -262,6 +268,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
             fix="name the base it was trained on" if adapter else "name a complete checkpoint",
         )
     return _read_json(folder / "config.json")
+
+
+def _known_config(folder: Path) -> dict[str, Any]:
+    """Return a config, of a kind that transformers then knows even if it is Sapwood's own."""
+    config = _read_config(folder)
+    if config.get("model_type") == "sapwood_rnn":
+        import_module("sapwood.models.rnn").register()
+    return config
 
 
 def _read_json(path: Path) -> dict[str, Any]:

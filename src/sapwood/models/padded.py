@@ -28,11 +28,29 @@ def padded_hidden(
     """Yield (row numbers, hidden states) like `Decoder.hidden`, each branch a full padded row."""
     for number, row in enumerate(rows):
         assert all(0 <= w < len(row.ids) for w in row.wanted), f"row {number} wants a token outside"
-    sequences = [
-        [*prefix, *(row.ids[i] for i in _branch(row, w))] for row in rows for w in row.wanted
-    ]
-    owners = [number for number, row in enumerate(rows) for _ in row.wanted]
+    chains = [n for n, row in enumerate(rows) if row.parents is None and row.wanted]
+    whole = [[*prefix, *rows[n].ids] for n in chains]  # a net that is causal says it all at once
+    for part, states in _run(net, whole, budget):
+        owners = [chains[n] for n in part for _ in rows[chains[n]].wanted]
+        lines = [place for place, n in enumerate(part) for _ in rows[chains[n]].wanted]
+        at = [len(prefix) + w for n in part for w in rows[chains[n]].wanted]
+        yield torch.tensor(owners), states[lines, at]
+    trees = [n for n, row in enumerate(rows) if row.parents is not None and row.wanted]
+    pairs = [(n, w) for n in trees for w in rows[n].wanted]
+    branches = [[*prefix, *(rows[n].ids[i] for i in _branch(rows[n], w))] for n, w in pairs]
     found: dict[int, Tensor] = {}
+    for part, states in _run(net, branches, budget):
+        for place, n in enumerate(part):
+            found[n] = states[place, len(branches[n]) - 1]
+    if found:
+        owners = [n for n, _ in pairs]
+        yield torch.tensor(owners), torch.stack([found[n] for n in range(len(pairs))])
+
+
+def _run(
+    net: Any, sequences: Sequence[Sequence[int]], budget: int
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Yield (numbers of sequences, their states (sequences, longest, hidden)) within a budget."""
     body = getattr(net, net.base_model_prefix)
     device = net.get_input_embeddings().weight.device
     for part in split_by_budget([len(s) for s in sequences], budget):
@@ -42,11 +60,9 @@ def padded_hidden(
         for place, n in enumerate(part):
             ids[place, : len(sequences[n])] = torch.tensor(sequences[n])
             mask[place, : len(sequences[n])] = 1
-        states = body(
-            input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
-        ).last_hidden_state
-        last = (mask.sum(1) - 1).to(device)
-        for place, n in enumerate(part):
-            found[n] = states[place, last[place]]
-    if found:
-        yield torch.tensor(owners), torch.stack([found[n] for n in range(len(sequences))])
+        yield (
+            part,
+            body(
+                input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
+            ).last_hidden_state,
+        )
