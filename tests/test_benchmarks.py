@@ -18,13 +18,14 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
-    "cost_table", "cuda_tuning", "data_curve", "extraction", "icl_scoring", "icl_table",
-    "joint_training", "long_context", "method_speed", "methods", "nine_tasks", "poems",
-    "richer_contexts", "tuning",
+    "corpus", "cost_table", "cuda_tuning", "data_curve", "extraction", "icl_scoring", "icl_table",
+    "joint_training", "long_context", "method_speed", "methods", "ngram", "nine_tasks", "poems",
+    "pretraining", "richer_contexts", "tuning",
 )  # fmt: skip
 PEERS = {
     "icl_scoring": ("lm_eval", "datasets"),
     "icl_table": ("numpy",),
+    "corpus": ("numpy",),
     "cost_table": ("numpy",),
     "cuda_tuning": ("peft", "accelerate"),
     "data_curve": ("numpy",),
@@ -33,8 +34,10 @@ PEERS = {
     "joint_training": ("numpy",),
     "method_speed": ("peft", "accelerate"),
     "methods": ("numpy",),
+    "ngram": ("numpy",),
     "nine_tasks": ("numpy",),
     "poems": ("numpy",),
+    "pretraining": ("accelerate",),
     "richer_contexts": ("numpy",),
     "tuning": ("peft", "accelerate"),
 }
@@ -133,6 +136,18 @@ def test_icl_table_collects_once_and_reports(
     assert {path: path.stat().st_mtime_ns for path in (cache / "smoke").iterdir()} == files
 
 
+def test_corpus_shape(tiny_checkpoint: Callable[[str], Path]) -> None:
+    found = smoke("corpus", tiny_checkpoint("llama"))
+    assert set(found["ratios"]) == {"growth_time", "growth_memory"}  # no peer was named
+    rows = {(row["task"], row["side"]): row for row in found["rows"]}
+    assert set(rows) == {
+        ("crawl", "sapwood"), ("dump", "sapwood"), ("growth", "once"), ("growth", "2 times"),
+    }  # fmt: skip
+    assert rows["growth", "once"]["documents"] == 6
+    assert rows["growth", "2 times"]["records"] == 12
+    assert len({round(row["peak_mb"], 1) for row in rows.values()}) > 1
+
+
 def test_data_curve_keeps_its_cells(tiny_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     flags = ("--cache", str(tmp_path / "cache"), "--seconds", "60")
     found = smoke("data_curve", tiny_checkpoint("llama"), *flags)
@@ -177,6 +192,24 @@ def test_poems_are_written_by_every_arm_and_checked(
     assert written.startswith("# Kept\n") and written.endswith("\nend\n")
     assert "| tuned, grammar | 4 | 100.0 (51.0 to 100.0) |" in written
     assert smoke("poems", tiny_checkpoint("llama"), *flags)["rows"] == found["rows"]
+
+
+def test_pretraining_begins_with_equal_losses(tiny_checkpoint: Callable[[str], Path]) -> None:
+    found = smoke("pretraining", tiny_checkpoint("llama"))
+    names = {"mlm_vs_trainer", "clm_vs_trainer"}
+    assert set(found["ratios"]) == names | {f"{name}_in_cpu_time" for name in names}
+    first = [row for row in found["rows"] if row["row"] == "first step"]
+    assert {row["objective"] for row in first} == {"mlm", "clm"}
+    for row in first:
+        assert row["difference_of_loss"] <= 1e-4
+        assert row["largest_difference_of_gradients"] <= 1e-4
+
+
+def test_n_grams_are_counted_in_two_ways(tiny_checkpoint: Callable[[str], Path]) -> None:
+    rows = smoke("ngram", tiny_checkpoint("llama"))["rows"]
+    assert [row["side"] for row in rows[:2]] == ["sapwood", "sapwood, every token a word"]
+    assert all(row["perplexity"] > 1 and row["bits_a_byte"] > 0 for row in rows[:2])
+    assert all(row["bits_a_byte_with_line_ends"] < row["bits_a_byte"] for row in rows[:2])
 
 
 @pytest.mark.parametrize("script", ["cost_table", "long_context"])

@@ -108,6 +108,50 @@ def show_base(name: str, *, as_json: bool) -> None:
     click.echo(_described(facts))
 
 
+@command.command(name="arpa")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    "-o",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="File to write (.arpa or .arpa.gz), or folder.",
+)
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    help="Folder of the tokenizer whose tokens an ARPA file holds.  [default: words]",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def convert_arpa(source: Path, *, out: Path, tokenizer: Path | None, as_json: bool) -> None:
+    """Turn an n-gram folder into an ARPA file, or an ARPA file into a folder."""
+    from sapwood.models import arpa, ngram
+    from sapwood.models.counting import Symbols
+
+    to_file = out.name.endswith((".arpa", ".arpa.gz"))
+    if ngram.is_ngram(source) and to_file and tokenizer is None:
+        model = ngram.load(source)
+        arpa.write_arpa(model, arpa.words_of(ngram.tokenizer_in(source), model.symbols), out)
+    elif source.name.endswith((".arpa", ".arpa.gz")) and not to_file:
+        parts = ngram.tokenizer_in(tokenizer) if tokenizer else None
+        known = arpa.words_of(parts, Symbols.of(parts)) if parts is not None else None
+        model, words = arpa.read_arpa(source, known)
+        model.save(out, arpa.word_tokenizer(model, words) if parts is None else parts)
+    else:
+        raise ConfigError(
+            "E-CONFIG-224",
+            f"{source} cannot be turned into {out}.",
+            details=["an n-gram folder becomes an .arpa file, an .arpa file becomes a folder"],
+            fix="sapwood models arpa FOLDER --out FILE.arpa   or   FILE.arpa --out FOLDER",
+        )
+    done = {"out": str(out), "order": model.order, "ngrams": list(model.sizes)}
+    if as_json:
+        click.echo(json.dumps(done))
+        return
+    sizes = ", ".join(f"{size:,} {n}-grams" for n, size in enumerate(model.sizes, 1))
+    click.echo(f"{out}  {sizes}")
+
+
 def _described(facts: dict[str, Any]) -> str:
     memory = ", ".join(f"{n / 1e9:.2f} GB as {d}" for d, n in facts["memory_bytes"].items())
     shown = (
