@@ -34,6 +34,7 @@ from sapwood.training.loop import (
     make_optimiser,
     smaller_budget,
 )
+from sapwood.training.optimisers import Joined
 
 # Examples of one adaptation behind its in-pack prefix become one row with branches, so that the
 # prefix runs once; attention over such a row is quadratic, so it is cut at so many tokens.
@@ -179,7 +180,7 @@ class Several:
             folder,
             step=self.number,
             weights=self._named(),
-            optimiser=_Joined(list(self.optimisers.values())),
+            optimiser=Joined(list(self.optimisers.values())),
             extra=state,
         )
 
@@ -188,7 +189,7 @@ class Several:
         number, state, _ = load_checkpoint(
             folder,
             weights=self._named(),
-            optimiser=_Joined(list(self.optimisers.values())),
+            optimiser=Joined(list(self.optimisers.values())),
         )
         if not number:
             return {}
@@ -237,37 +238,6 @@ class Several:
                 chosen = [pieces[n] for n in sorted(part)]  # a member's rows stay together
                 _run(self.bank, chosen, prefix, counts, made)
         return made
-
-
-class _Joined:
-    """Several optimisers as the one that a checkpoint keeps."""
-
-    def __init__(self, optimisers: Sequence[torch.optim.Optimizer]) -> None:
-        self.optimisers = optimisers
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the states of all, numbered through."""
-        state: dict[int, Any] = {}
-        first = 0
-        for optimiser in self.optimisers:
-            one = optimiser.state_dict()
-            state |= {first + number: values for number, values in one["state"].items()}
-            first += _size(one)
-        return {"state": state, "param_groups": []}
-
-    def load_state_dict(self, given: Mapping[str, Any]) -> None:
-        """Give each its own part back."""
-        first = 0
-        for optimiser in self.optimisers:
-            one = optimiser.state_dict()
-            size = _size(one)
-            own = {n - first: v for n, v in given["state"].items() if first <= n < first + size}
-            optimiser.load_state_dict({"state": own, "param_groups": one["param_groups"]})
-            first += size
-
-
-def _size(state: Mapping[str, Any]) -> int:
-    return sum(len(group["params"]) for group in state["param_groups"])
 
 
 def _weights(bank: Bank, member: Member) -> dict[str, Tensor]:
