@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
     "corpus", "cost_table", "cuda_tuning", "data_curve", "extraction", "icl_scoring", "icl_table",
     "joint_training", "long_context", "method_speed", "methods", "ngram", "nine_tasks", "poems",
-    "pretraining", "richer_contexts", "tuning",
+    "pretraining", "probes", "richer_contexts", "tuning",
 )  # fmt: skip
 PEERS = {
     "icl_scoring": ("lm_eval", "datasets"),
@@ -38,6 +38,7 @@ PEERS = {
     "nine_tasks": ("numpy",),
     "poems": ("numpy",),
     "pretraining": ("accelerate",),
+    "probes": ("numpy",),
     "richer_contexts": ("numpy",),
     "tuning": ("peft", "accelerate"),
 }
@@ -203,6 +204,17 @@ def test_pretraining_begins_with_equal_losses(tiny_checkpoint: Callable[[str], P
     for row in first:
         assert row["difference_of_loss"] <= 1e-4
         assert row["largest_difference_of_gradients"] <= 1e-4
+
+
+def test_probes_compare_a_net_with_its_own_start(
+    tiny_checkpoint: Callable[[str], Path], write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    flags = ("--data", str(write_rows(tmp_path / "d.csv")), "--cache", str(tmp_path / "cache"))
+    (row,) = smoke("probes", tiny_checkpoint("llama"), *flags)["rows"]
+    assert (row["net"], row["objective"], row["steps"]) == ("bert-tiny", "mlm", 2)
+    more = row["trained"]["value"] - row["random"]["value"]
+    assert row["difference"]["difference"] == pytest.approx(more, abs=1e-6)
+    assert row["difference"]["low"] <= more <= row["difference"]["high"]
 
 
 def test_n_grams_are_counted_in_two_ways(tiny_checkpoint: Callable[[str], Path]) -> None:

@@ -1,6 +1,7 @@
 """`sapwood tune`: the half of `adapt` that trains."""
 
 import json
+import shutil
 
 import pytest
 
@@ -123,14 +124,16 @@ def test_trials_come_first_and_are_told(sapwood, small_base, write_rows, tmp_pat
     assert not [name for name in kept if "trial" in name]
 
 
-@pytest.mark.parametrize("kind", ["xlnet"])
 @pytest.mark.parametrize("method", ["lora", "prompt(start=text)", "lora+context"])
 def test_a_kind_it_cannot_train_is_refused_in_one_sentence_with_what_to_do(
-    sapwood, tiny_checkpoint, write_rows, tmp_path, method, kind
+    sapwood, tiny_checkpoint, write_rows, tmp_path, method
 ):
     """It is told as soon as the base is opened, whatever is to train."""
+    kind, base = "bart", shutil.copytree(tiny_checkpoint("llama"), tmp_path / "base")
+    config = json.loads((base / "config.json").read_text()) | {"model_type": kind}
+    (base / "config.json").write_text(json.dumps(config | {"is_encoder_decoder": True}))
     ran = sapwood(
-        "tune", write_rows(tmp_path / "d.csv"), "--model", tiny_checkpoint(kind), "--method",
+        "tune", write_rows(tmp_path / "d.csv"), "--model", base, "--method",
         method, "--encoder", "none", "--device", "cpu", "--out", tmp_path / "out",
     )  # fmt: skip
     assert ran.code == 5 and "Traceback" not in ran.err
@@ -140,6 +143,22 @@ def test_a_kind_it_cannot_train_is_refused_in_one_sentence_with_what_to_do(
     assert said[place + 1].startswith("  Fix: use a decoder or an encoder")
     assert len(said) == place + 2
     assert not (tmp_path / "out" / "adaptation").exists() and not ran.out
+
+
+def test_xlnet_is_tuned_as_an_encoder(sapwood, tiny_checkpoint, write_rows, tmp_path, monkeypatch):
+    monkeypatch.setattr("sapwood.report.write_html", lambda *given: None)
+    exact = ("--device", "cpu", "--dtype", "float32", "--json")
+    ran = sapwood(
+        "tune", write_rows(tmp_path / "d.csv"), "--model", tiny_checkpoint("xlnet"), "--epochs",
+        "0.5", "--encoder", "none", "--out", tmp_path / "out", *exact,
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    made = next(c for c in json.loads(ran.out)["candidates"] if c["name"] == "lora")
+    assert made["status"] == "finished", made["why"]
+    assert made["parts"]["method"] == "lora r=8" and made["parts"]["readout"] == "head"
+    folder = tmp_path / "out" / "run" / "candidates" / "lora" / "adaptation"
+    ran = sapwood("predict", folder, "a lovely film set in town", *exact)
+    assert ran.code == 0, ran.err
 
 
 def test_an_encoder_decoder_is_not_tuned_under_demonstrations(

@@ -44,6 +44,7 @@ class Encoder:
     def check_length(self, rows: Sequence[Sequence[int]]) -> None:
         """Raise ModelError (E-MODEL-030) when a row is longer than the base reads."""
         limit = getattr(self.net.config, "max_position_embeddings", None) or 1 << 62
+        limit = limit if limit > 0 else 1 << 62  # XLNet says -1
         before = len(virtual_tokens(self.net))
         if (prefix := trained_prefix(self.net)) is not None:
             before += prefix.tokens

@@ -26,7 +26,8 @@ from sapwood.registry import did_you_mean
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 TEXT_TO_TEXT = ("t5",)
-NOT_YET = ("t5", "xlnet")  # a T5 without its decoder
+NOT_YET = ("t5",)  # without its decoder
+EAGER = ("t5", "xlnet")  # kinds without another attention in transformers
 LOADERS = {
     "decoder": "AutoModelForCausalLM",
     "encoder": "AutoModel",
@@ -116,7 +117,7 @@ def load_base(name: str, runtime: Runtime, *, trust_remote_code: str = "") -> Ba
             net, notes = loader.from_pretrained(
                 folder,
                 dtype=runtime.torch_dtype(),
-                attn_implementation="eager" if files.kind == "text-to-text" else "sdpa",
+                attn_implementation="eager" if config.get("model_type") in EAGER else "sdpa",
                 trust_remote_code=remote,
                 local_files_only=True,
                 output_loading_info=True,
@@ -225,18 +226,15 @@ def _kind(name: str, config: Mapping[str, Any]) -> str:
         )
     if model_type in TEXT_TO_TEXT and writes:
         return "text-to-text"
-    if config.get("is_encoder_decoder"):
-        raise ModelError(
-            "E-MODEL-009",
-            f"'{name}' is an encoder-decoder ({model_type}), a kind Sapwood does not adapt yet",
-            fix=f"use a decoder or an encoder, such as {' or '.join(BASES)}",
-        )
-    if model_type in NOT_YET:  # transformers would load them, and fail later with other words
+    # transformers would load a T5 without its decoder, and fail later with other words
+    if config.get("is_encoder_decoder") or model_type in NOT_YET:
         raise ModelError(
             "E-MODEL-009",
             f"'{name}' is of the kind '{model_type}', which Sapwood does not adapt yet",
             fix=f"use a decoder or an encoder, such as {' or '.join(BASES)}",
         )
+    if model_type == "xlnet":  # its two streams write one token at a time; read, it is an encoder
+        return "encoder"
     if "ForCausalLM" in made_for or "LMHead" in made_for:
         return "decoder"
     if model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
@@ -392,7 +390,7 @@ def _max_length(folder: Path, config: Any, tokenizer: Any) -> int:
     sentences = folder / "sentence_bert_config.json"
     if sentences.is_file():
         limits.append(_read_json(sentences).get("max_seq_length"))
-    stated = [int(n) for n in limits if n and int(n) < 1 << 31]
+    stated = [int(n) for n in limits if n and 0 < int(n) < 1 << 31]  # XLNet says -1
     return min(stated, default=512)
 
 
