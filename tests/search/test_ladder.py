@@ -37,7 +37,7 @@ def test_demonstrations_are_shown_in_the_first_half_where_something_trains_later
     "name", ["zero-shot", "knn", "probe", "lora", "lora+context", "encoder-lora", "compressed"]
 )
 def test_what_shows_none_is_never_held_back(name):
-    _leave_time(bench(200), rung(name), ["lora"])
+    assert _leave_time(bench(200), rung(name), ["lora"]) is None
 
 
 def test_the_first_demonstrations_are_shown_whatever_the_time():
@@ -47,4 +47,7 @@ def test_the_first_demonstrations_are_shown_whatever_the_time():
 
 
 def test_a_probe_on_what_was_read_already_costs_nothing():
-    _leave_time(bench(200, tried=("few-shot-4", "knn-few-shot")), rung("probe-few-shot"), LATER)
+    read = ("few-shot-4", "knn-few-shot")
+    assert _leave_time(bench(200, tried=read), rung("probe-few-shot"), LATER) is None
+    with pytest.raises(Stopped):
+        _leave_time(bench(200), rung("probe-few-shot"), LATER)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from sapwood.methods.gate import Gate
 from sapwood.methods.low_rank import LowRank
 from sapwood.methods.parts import Method, Part, detach, parts, weights
 from sapwood.methods.settings import from_settings, settings
-from sapwood.registry import did_you_mean, resolve
+from sapwood.registry import called, terms
 
 _GATED = "gated"
 
@@ -153,7 +153,7 @@ def parse(text: str) -> Method:
             raise _wrong(text, ["gated takes methods joined by +, as gated(lora+adapter)"])
         tree = tree.args[0]
     problems: list[str] = []
-    found = [_one(node, problems) for node in _terms(tree)]
+    found = [_one(node, problems) for node in terms(tree)]
     made = tuple(method for method in found if method is not None)
     if problems:
         raise _wrong(text, problems)
@@ -165,67 +165,10 @@ def _wrong(text: str, problems: list[str]) -> ConfigError:
     return ConfigError("E-CONFIG-096", f"'{text}' names no methods.", details=problems, fix=fix)
 
 
-def _terms(node: ast.expr) -> list[ast.expr]:
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return [*_terms(node.left), *_terms(node.right)]
-    return [node]
-
-
 def _one(node: ast.expr, problems: list[str]) -> Method | None:
-    call = node if isinstance(node, ast.Call) else ast.Call(func=node, args=[], keywords=[])
-    if not isinstance(call.func, ast.Name):
-        problems.append(f"'{ast.unparse(node)}' is no method with settings")
-        return None
-    name = call.func.id
-    kind = resolve("method", METHODS, name)
-    if kind is Together:
+    name = node.func if isinstance(node, ast.Call) else node
+    if isinstance(name, ast.Name) and name.id == Together.name:
         problems.append("join methods by + instead of naming 'together'")
         return None
-    known = {field.name: field for field in fields(kind)}
-    given: dict[str, Any] = {}
-    bare = [ast.unparse(value) for value in call.args]
-    problems += [f"{name}: '{value}' has no name; write setting=value" for value in bare]
-    for keyword in call.keywords:
-        option = keyword.arg or "**"
-        if option not in known:
-            hint = did_you_mean(option, known) or f" It has {', '.join(known) or 'none'}."
-            problems.append(f"{name} has no setting '{option}'.{hint}")
-            continue
-        try:
-            given[option] = _fitting(_value(keyword.value), _default(known[option]))
-        except (ValueError, TypeError) as error:
-            problems.append(f"{name}: {option}={ast.unparse(keyword.value)}: {error}")
-    if problems:
-        return None
-    made: Method = kind(**given)
+    made: Method | None = called("method", METHODS, node, problems)
     return made
-
-
-def _value(node: ast.expr) -> Any:
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Tuple | ast.List):
-        return tuple(_value(item) for item in node.elts)
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        raise ValueError("it is neither a number nor a word; quote it") from None
-
-
-def _default(field: Any) -> Any:
-    if field.default is not MISSING:
-        return field.default
-    return field.default_factory() if field.default_factory is not MISSING else None
-
-
-def _fitting(value: Any, default: Any) -> Any:
-    """Return `value` as a setting of the type of `default`; ValueError when it is of another."""
-    if default is None:
-        return value
-    if isinstance(default, tuple) and not isinstance(value, tuple):
-        value = (value,)
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not type(default):
-        raise ValueError(f"it must be of the type {type(default).__name__}")
-    return value

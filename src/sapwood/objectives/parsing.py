@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any
 
 from sapwood.errors import ConfigError
 from sapwood.objectives.mixtures import Mix, Sum
 from sapwood.objectives.nsp import Pairwise
 from sapwood.objectives.windows import Objective
-from sapwood.registry import did_you_mean, resolve
+from sapwood.registry import called, terms
 
 _MIX = "mix"
 
@@ -30,13 +28,13 @@ def parse(text: str, table: Mapping[str, str]) -> Objective:
     if isinstance(tree, ast.Call) and ast.unparse(tree.func) == _MIX:
         if len(tree.args) != 1 or tree.keywords:
             raise _wrong(text, ["mix takes objectives joined by +, as mix(0.7*span+0.3*ul2)"])
-        rows = [_weighted(node, problems) for node in _terms(tree.args[0])]
-        members = [_one(node, table, problems) for _, node in rows]
+        rows = [_weighted(node, problems) for node in terms(tree.args[0])]
+        members = [called("objective", table, node, problems) for _, node in rows]
         if not problems:
             weights = tuple(weight for weight, _ in rows)
             return Mix(members=tuple(m for m in members if m), weights=weights)
     else:
-        made = [_one(node, table, problems) for node in _terms(tree)]
+        made = [called("objective", table, node, problems) for node in terms(tree)]
         if not problems:
             return _together(text, [each for each in made if each])
     raise _wrong(text, problems)
@@ -61,12 +59,6 @@ def _wrong(text: str, problems: list[str]) -> ConfigError:
     return ConfigError("E-CONFIG-205", f"'{text}' names no objective.", details=problems, fix=fix)
 
 
-def _terms(node: ast.expr) -> list[ast.expr]:
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return [*_terms(node.left), *_terms(node.right)]
-    return [node]
-
-
 def _weighted(node: ast.expr, problems: list[str]) -> tuple[float, ast.expr]:
     if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)):
         return 1.0, node
@@ -74,47 +66,3 @@ def _weighted(node: ast.expr, problems: list[str]) -> tuple[float, ast.expr]:
         return float(node.left.value), node.right
     problems.append(f"'{ast.unparse(node.left)}' is no weight; write a number before *")
     return 1.0, node.right
-
-
-def _one(node: ast.expr, table: Mapping[str, str], problems: list[str]) -> Objective | None:
-    call = node if isinstance(node, ast.Call) else ast.Call(func=node, args=[], keywords=[])
-    if not isinstance(call.func, ast.Name):
-        problems.append(f"'{ast.unparse(node)}' is no objective with settings")
-        return None
-    name = call.func.id
-    kind = resolve("objective", table, name)
-    known = {field.name: field.default for field in fields(kind)}
-    given: dict[str, Any] = {}
-    bare = [ast.unparse(value) for value in call.args]
-    wrong = [f"{name}: '{value}' has no name; write setting=value" for value in bare]
-    for keyword in call.keywords:
-        option = keyword.arg or "**"
-        if option not in known:
-            hint = did_you_mean(option, known) or f" It has {', '.join(known) or 'none'}."
-            wrong.append(f"{name} has no setting '{option}'.{hint}")
-            continue
-        try:
-            given[option] = _fitting(keyword.value, known[option])
-        except ValueError as error:
-            wrong.append(f"{name}: {option}={ast.unparse(keyword.value)}: {error}")
-    problems += wrong
-    if wrong:
-        return None
-    made: Objective = kind(**given)
-    return made
-
-
-def _fitting(node: ast.expr, default: Any) -> Any:
-    """Return the value of `node` as a setting of the type of `default`, or raise ValueError."""
-    if isinstance(node, ast.Name):
-        value: Any = node.id
-    else:
-        try:
-            value = ast.literal_eval(node)
-        except ValueError:
-            raise ValueError("it is neither a number nor a word; quote it") from None
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not type(default):
-        raise ValueError(f"it must be of the type {type(default).__name__}")
-    return value

@@ -178,12 +178,7 @@ def fit(
         for group in optimiser.param_groups:
             group["lr"] = rate
         numbers = batch_of(number, len(supervision), recipe)
-        while True:
-            try:
-                loss, tokens = _backward(supervision, optimiser, numbers, budget)
-                break
-            except (RuntimeError, MemoryError) as error:
-                budget = smaller_budget(budget, error)
+        loss, tokens, budget = gradients(supervision, optimiser, numbers, budget)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, recipe.clip))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise ModelError(
@@ -221,6 +216,21 @@ def _check_course(losses: Sequence[float], number: int, total: int, recipe: Reci
             f"{first:.2f}; learning rate {learning_rate(recipe, number, total):.2g}.",
             fix=f"lower the rate: --learning-rate {recipe.learning_rate / 3:.1g}",
         )
+
+
+def gradients(
+    supervision: Supervised, optimiser: Optimiser, numbers: Sequence[int], budget: int
+) -> tuple[float, int, int]:
+    """Leave the gradients of some rows in the weights; return (mean loss, tokens, budget).
+
+    Lack of memory halves the budget as often as it takes, and the gradients are the same. Raises
+    ResourceError (E-RESOURCE-010) when one row does not fit.
+    """
+    while True:
+        try:
+            return *_backward(supervision, optimiser, numbers, budget), budget
+        except (RuntimeError, MemoryError) as error:
+            budget = smaller_budget(budget, error)
 
 
 def _backward(

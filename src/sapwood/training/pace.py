@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from sapwood.models.layout import tokens_at_once
-from sapwood.training.loop import Optimiser, Recipe, Supervised, batch_of, smaller_budget
+from sapwood.training.loop import Optimiser, Recipe, Supervised, batch_of, gradients
 
 FEW, MANY = 4, 16  # rows of the two steps that are timed; between them lies what a step costs
 
@@ -37,12 +37,13 @@ def paced(supervision: Supervised, optimiser: Optimiser, recipe: Recipe) -> Pace
     Raises ResourceError (E-RESOURCE-010) when one row does not fit the memory.
     """
     device = optimiser.param_groups[0]["params"][0].device
+    budget = tokens_at_once(recipe.pack_tokens, device)
     rows = batch_of(1, len(supervision), replace(recipe, batch_size=2 * FEW + MANY))
     # the first rows pay for allocations that the others reuse
     groups = rows[:FEW], rows[FEW : 2 * FEW] or rows, rows[2 * FEW :] or rows
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         (_, begun), few, many = (
-            _seconds(partial(_backwards, supervision, own, recipe, device), device)
+            _seconds(partial(_tokens, supervision, optimiser, own, budget), device)
             for own in groups
         )
     before = optimiser.state_dict()
@@ -58,20 +59,12 @@ def paced(supervision: Supervised, optimiser: Optimiser, recipe: Recipe) -> Pace
     return Pace(row=token * mean, besides=change + max(0.0, few[0] - few[1] * token))
 
 
-def _backwards(
-    supervision: Supervised, numbers: Sequence[int], recipe: Recipe, device: torch.device
+def _tokens(
+    supervision: Supervised, optimiser: Optimiser, numbers: Sequence[int], budget: int
 ) -> int:
     """Run some rows forwards and backwards; return the tokens computed."""
-    budget = tokens_at_once(recipe.pack_tokens, device)
-    while True:
-        try:
-            tokens = 0
-            for part, used in supervision.losses(numbers, budget):
-                part.backward()  # type: ignore[no-untyped-call]
-                tokens += used
-            return tokens
-        except (RuntimeError, MemoryError) as error:
-            budget = smaller_budget(budget, error)
+    _, tokens, _ = gradients(supervision, optimiser, numbers, budget)
+    return tokens
 
 
 def _still(optimiser: Optimiser) -> int:
