@@ -70,6 +70,11 @@ def test_reading_development_rows_is_part_of_the_plan(planned):
     assert withal["rows"] * withal["total"] < without["rows"] * without["total"] - 300
 
 
+def test_short_runs_are_watched_less_and_trained_the_more(planned):
+    plan = planned(1000, 40, dev=256, only=())  # reading 256 rows four times would take 51 s
+    assert (plan["rows"], plan["total"]) == (4, 26)
+
+
 def test_passes_that_were_asked_for_are_made_whatever_the_time(planned):
     plan = planned(1000, 1.0, epochs=2.0)
     assert (plan["rows"], plan["total"], plan["forecast"]) == (16, 125, None)

@@ -24,10 +24,10 @@ WATCHED_ROWS = 256  # development rows scored during training; all of them at th
 # rows to 71, 86 and 90 % on SST-2 and to 64, 68 and 75 % on AG News (SmolLM2), with 8 and 4 to 82
 # and 84 % on ChnSentiCorp (Gemma 3); a higher rate helped the first base and harmed the second.
 LEAST_STEPS, FEWEST_ROWS = 32, 4
-FEWEST_STEPS = 8  # of a run that is begun at all beside others
+FEWEST_STEPS = 8  # of a run that is begun at all beside others, and between its evaluations
 SPARE = 0.9  # of the time is planned with
 READING = 0.5  # of a row's time in training, forwards and backwards, is what reading one takes
-WATCHES = 3  # evaluations of a run that has no more steps than fit
+WATCHES = 3  # evaluations of a run that has no more steps than fit; fewer of a very short one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +106,12 @@ class Judged:
         whole = replace(self.trained.recipe, batch_size=rows).steps(len(self.trained.supervised))
         if pace is None:
             return whole, None
-        dev = len(self.bench.splits.dev)
-        reading = READING * pace.row * (dev + WATCHES * min(dev, WATCHED_ROWS))
-        fits = int((SPARE * self.judge.seconds() - reading) / pace.step(rows))
+        dev, seconds, fits = len(self.bench.splits.dev), SPARE * self.judge.seconds(), 0
+        for watches in range(WATCHES, 0, -1):
+            reading = READING * pace.row * (dev + watches * min(dev, WATCHED_ROWS))
+            fits = int((seconds - reading) / pace.step(rows))
+            if fits >= watches * FEWEST_STEPS:
+                break
         steps = max(1, min(whole, fits))
         return steps, steps * pace.step(rows)
 
@@ -121,7 +124,7 @@ class Judged:
         """Evaluate where it is time to, and tell whether training ends after step `number`."""
         total, recipe = self.run.total, self.trained.recipe
         usual = int(self.judge.passes * len(self.trained.supervised) / recipe.batch_size)
-        every = max(8, min(usual, total // WATCHES))
+        every = max(FEWEST_STEPS, min(usual, total // WATCHES))
         if number % every == 0 or number == total:
             self._evaluate(number)
             self.judge.training(True)
