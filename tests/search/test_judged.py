@@ -6,9 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from sapwood.evaluation import Bases
+from sapwood.launch import Runtime
 from sapwood.search import judged
+from sapwood.search.job import Job, read_material
 from sapwood.search.judged import FEWEST_STEPS, Judge, Judged
-from sapwood.search.workbench import Stopped
+from sapwood.search.workbench import Stopped, Workbench
 from sapwood.training import Recipe, make_optimiser
 from sapwood.training.course import Trained
 from sapwood.training.pace import Pace
@@ -61,18 +64,33 @@ def test_few_rows_make_steps_small_too(planned):
     assert planned(50, 1e6) == {
         "total": round(3 * 50 / 4),
         "rows": 4,
+        "watches": 3,
         "forecast": pytest.approx(15.2),
     }
 
 
 def test_reading_development_rows_is_part_of_the_plan(planned):
     without, withal = planned(1000, 60), planned(1000, 60, dev=200)
-    assert withal["rows"] * withal["total"] < without["rows"] * without["total"] - 300
+    assert withal["forecast"] + 0.05 * 2 * 200 <= 54 < without["forecast"] + 2
 
 
-def test_short_runs_are_watched_less_and_trained_the_more(planned):
-    plan = planned(1000, 41, dev=256, only=())  # reading 256 rows four times would take 51 s
-    assert (plan["rows"], plan["total"]) == (4, 28)
+@pytest.mark.parametrize(("seconds", "watches"), [(41, 1), (90, 2), (120, 3), (1e6, 3)])
+def test_short_runs_are_watched_less_and_trained_the_more(planned, seconds, watches):
+    plan = planned(1000, seconds, dev=256, only=())  # reading 256 rows four times takes 51 s
+    assert plan["watches"] == watches and plan["total"] >= 28
+
+
+def test_development_rows_of_a_sorted_file_are_watched_mixed(small_base, write_rows, tmp_path):
+    """The first rows of a sorted file are of one label, and of no use to judge by."""
+    data = write_rows(tmp_path / "sorted.csv", count=400)
+    head, *rows = data.read_text().splitlines(keepends=True)
+    data.write_text(head + "".join(sorted(rows, key=lambda row: row.split(",")[1])))
+    job = Job(data=str(data), out=tmp_path / "out", model=str(small_base), seconds=60.0)
+    bench = Workbench(
+        job, read_material(job), Bases(Runtime(device="cpu", dtype="float32", threads=1)), tmp_path
+    )
+    seen = {e.label for e in bench.splits.dev[:8]}
+    assert seen == set(bench.labels)
 
 
 def test_passes_that_were_asked_for_are_made_whatever_the_time(planned):

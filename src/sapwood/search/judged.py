@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -24,10 +24,21 @@ WATCHED_ROWS = 256  # development rows scored during training; all of them at th
 # rows to 71, 86 and 90 % on SST-2 and to 64, 68 and 75 % on AG News (SmolLM2), with 8 and 4 to 82
 # and 84 % on ChnSentiCorp (Gemma 3); a higher rate helped the first base and harmed the second.
 LEAST_STEPS, FEWEST_ROWS = 32, 4
-FEWEST_STEPS = 8  # of a run that is begun at all beside others, and between its evaluations
+FEWEST_STEPS = 8  # of a run that is begun at all beside others, and between evaluations
 SPARE = 0.9  # of the time is planned with
 READING = 0.5  # of a row's time in training, forwards and backwards, is what reading one takes
-WATCHES = 3  # evaluations of a run that has no more steps than fit; fewer of a very short one
+READ_MOST = 0.5  # of the time is for reading development rows, where that lets a run be watched
+WATCHES = 3  # evaluations of a run that has no more steps than fit; fewer of a short one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Steps in all, rows of each, evaluations at least; `forecast`: seconds the steps will take."""
+
+    total: int
+    rows: int
+    watches: int = WATCHES
+    forecast: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +66,11 @@ class Judged:
 
     def __init__(self, bench: Workbench, trained: Trained, judge: Judge, *, pause: float) -> None:
         self.bench, self.trained, self.judge = bench, trained, judge
-        self.run = Progress()
+        self.run, self.watches = Progress(), WATCHES
         folder = bench.candidate_folder(trained.name)
-        self._plan = folder / "plan.json"
-        if self._plan.exists():
-            content = json.loads(self._plan.read_text())
-            self.run.total, self.run.forecast = content["total"], content["forecast"]
-            self._take(content["rows"])
+        self._path = folder / "plan.json"
+        if self._path.exists():
+            self._take(Plan(**json.loads(self._path.read_text())))
         self.course = Course(self.trained, folder, self.run, pause=pause, saved=bench.clock.save)
 
     @property
@@ -87,44 +96,43 @@ class Judged:
         if job.tuning.epochs is None:
             pace = paced(trained.supervised, trained.optimiser, trained.recipe)
         rows = trained.recipe.batch_size
-        total, forecast = self._steps(rows, pace)
-        while total < LEAST_STEPS and rows // 2 >= FEWEST_ROWS:
+        plan = self._plan(rows, pace)
+        while plan.total < LEAST_STEPS and rows // 2 >= FEWEST_ROWS:
             rows //= 2
-            total, forecast = self._steps(rows, pace)
+            plan = self._plan(rows, pace)
         least = min(FEWEST_STEPS, trained.recipe.steps(len(trained.supervised)))
-        if total < least and not job.only:
+        if plan.total < least and not job.only:
             left = max(self.bench.clock.left, 0.0)
             raise Stopped(f"training would have too little time ({left:.0f} s left)")
-        total = max(total, least)
-        self.run.total, self.run.forecast = total, forecast
-        write_json(self._plan, {"total": total, "rows": rows, "forecast": forecast})
-        self._take(rows)
+        plan = replace(plan, total=max(plan.total, least))
+        write_json(self._path, asdict(plan))
+        self._take(plan)
         self.course.trained = self.trained
 
-    def _steps(self, rows: int, pace: Pace | None) -> tuple[int, float | None]:
-        """Return how many steps of so many rows there will be, and the seconds they will take."""
+    def _plan(self, rows: int, pace: Pace | None) -> Plan:
+        """Return what there is time for with so many rows a step."""
         whole = replace(self.trained.recipe, batch_size=rows).steps(len(self.trained.supervised))
         if pace is None:
-            return whole, None
-        dev, seconds, fits = len(self.bench.splits.dev), SPARE * self.judge.seconds(), 0
+            return Plan(total=whole, rows=rows)
+        dev, seconds = len(self.bench.splits.dev), SPARE * self.judge.seconds()
         for watches in range(WATCHES, 0, -1):
             reading = READING * pace.row * (dev + watches * min(dev, WATCHED_ROWS))
-            fits = int((seconds - reading) / pace.step(rows))
-            if fits >= watches * FEWEST_STEPS:
+            if reading < READ_MOST * seconds:
                 break
-        steps = max(1, min(whole, fits))
-        return steps, steps * pace.step(rows)
+        steps = max(1, min(whole, int((seconds - reading) / pace.step(rows))))
+        return Plan(total=steps, rows=rows, watches=watches, forecast=steps * pace.step(rows))
 
-    def _take(self, rows: int) -> None:
-        """Let a step have so many rows."""
-        recipe = replace(self.trained.recipe, batch_size=rows)
+    def _take(self, plan: Plan) -> None:
+        """Let training go by a plan."""
+        self.run.total, self.run.forecast, self.watches = plan.total, plan.forecast, plan.watches
+        recipe = replace(self.trained.recipe, batch_size=plan.rows)
         self.trained = replace(self.trained, recipe=recipe)
 
     def _enough(self, number: int) -> bool:
         """Evaluate where it is time to, and tell whether training ends after step `number`."""
         total, recipe = self.run.total, self.trained.recipe
         usual = int(self.judge.passes * len(self.trained.supervised) / recipe.batch_size)
-        every = max(FEWEST_STEPS, min(usual, total // WATCHES))
+        every = max(FEWEST_STEPS, min(usual, -(-total // self.watches)))
         if number % every == 0 or number == total:
             self._evaluate(number)
             self.judge.training(True)

@@ -91,17 +91,26 @@ class Clock:
             raise Stopped(f"the budget was spent ({max(self.left, 0):.0f} s left)")
 
 
+def _mixed(rows: Sequence[Example], seed: int) -> tuple[Example, ...]:
+    """Return rows in an order drawn from the seed."""
+    return tuple(rows[n] for n in np.random.default_rng(seed).permutation(len(rows)))
+
+
 class Workbench:
-    """Shared state of one run. `labels` fixes the order of classes everywhere; `shuffled` are the
-    training rows in a seeded order, for whoever needs only some of them (files may be sorted).
+    """Shared state of one run. `labels` fixes the order of classes everywhere.
+
+    Files may be sorted, and many need the first rows only: `shuffled` are the training rows in a
+    seeded order, and development rows come in such an order themselves.
     """
 
     def __init__(self, job: Job, material: Material, bases: Bases, folder: Path) -> None:
         self.job, self.bases, self.folder = job, bases, folder
         self.splits, self.task = material.splits, material.task
         self.outside = material.outside
+        dev = _mixed(self.splits.dev, job.seed)
         if self.written:  # a row costs a hundred times what a label costs
-            self.splits = replace(self.splits, dev=self.splits.dev[:DEV_WRITTEN])
+            dev = dev[:DEV_WRITTEN]
+        self.splits = replace(self.splits, dev=dev)
         self.labels = self.splits.labels
         if not self.written:
             self.labels = tuple(sorted({str(e.label) for e in self.splits.train}))
@@ -110,8 +119,7 @@ class Workbench:
         self.schema = schema_of(self.splits.train)
         self.template = template_for(self.task.name, self.labels, texts, job.instruction)
         self.facts = open_facts(job.facts) if job.facts else None
-        order = np.random.default_rng(job.seed).permutation(len(self.splits.train))
-        self.shuffled = tuple(self.splits.train[n] for n in order)
+        self.shuffled = _mixed(self.splits.train, job.seed)
         self.tokens_per_second = self.query_tokens = 0.0
         self.marks: Marks = AnswerMarks(task=self.task)
         if not self.written:
