@@ -56,6 +56,8 @@ def save_checkpoint(
         for name, value in values.items():
             parts[f"optimiser/{number}/{name}"] = value.detach().cpu()
     parts["random"] = torch.random.get_rng_state()
+    if torch.cuda.is_initialized():
+        parts["random of the device"] = torch.cuda.get_rng_state()
     with new_folder(path) as part:
         copies = {name: tensor.contiguous().clone() for name, tensor in parts.items()}
         save_file(copies, part / "state.safetensors")
@@ -114,6 +116,8 @@ def _restore(
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})
     torch.random.set_rng_state(parts["random"])
+    if "random of the device" in parts and torch.cuda.is_available():
+        torch.cuda.set_rng_state(parts["random of the device"])
 
 
 def _all(folder: Path) -> list[Path]:

@@ -114,12 +114,17 @@ def test_the_generator_is_kept_beside(corpus: Path, tmp_path: Path) -> None:
     assert evidence["objective"] == "rtd" and (going / "generator" / "config.json").exists()
 
 
-@pytest.mark.parametrize("net", ["gpt-tiny", "electra-tiny"])
+@pytest.mark.parametrize(
+    ("net", "dropout"), [("gpt-tiny", 0.0), ("electra-tiny", 0.0), ("gpt-tiny", 0.2),
+                         ("lstm-tiny", 0.4)],
+)  # fmt: skip
 @pytest.mark.parametrize("stop", [1, 3, 5])
 def test_a_stopped_run_ends_with_the_same_bytes(
-    corpus: Path, tmp_path: Path, net: str, stop: int
+    corpus: Path, tmp_path: Path, net: str, dropout: float, stop: int
 ) -> None:
-    whole, cut = (job(corpus, tmp_path / name, model=net) for name in ("whole", "cut"))
+    whole, cut = (
+        job(corpus, tmp_path / name, model=net, dropout=dropout) for name in ("whole", "cut")
+    )
     wanted = ran(whole)
     events = pretrain(cut, CPU)
     for event in events:
@@ -139,6 +144,12 @@ def test_a_finished_run_is_not_run_again(corpus: Path, tmp_path: Path) -> None:
     stamp = (first.out / "model.safetensors").stat().st_mtime_ns
     assert ran(first) == json.loads(json.dumps(evidence))
     assert (first.out / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_a_decoder_has_no_dropout(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="have no dropout") as caught:
+        ran(job(corpus, tmp_path, model="decoder-tiny", dropout=0.1))
+    assert caught.value.code == "E-CONFIG-248"
 
 
 def test_another_run_in_the_folder_is_refused(corpus: Path, tmp_path: Path) -> None:

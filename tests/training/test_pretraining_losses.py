@@ -28,10 +28,10 @@ TEXT = Documents(tiny_documents(40))
 class Some:
     """Examples of an objective; `net` reads them with `reading`."""
 
-    def __init__(self, net_name: str, line: str, rows: int = ROWS) -> None:
+    def __init__(self, net_name: str, line: str, rows: int = ROWS, dropout: float = 0.0) -> None:
         learns = objective(line)
         self.names = names_of(learns)
-        self.net = new_net(net_name, VOCABULARY, LENGTH, self.names)
+        self.net = new_net(net_name, VOCABULARY, LENGTH, self.names, dropout=dropout)
         with torch.no_grad():  # the usual initialisation hides mistakes of attention
             for name, weight in self.net.named_parameters():
                 if weight.ndim > 1 and "embed" not in name:
@@ -220,6 +220,28 @@ def test_replaced_tokens_as_transformers_has_them() -> None:
 def test_packed_together_equals_one_by_one(net: str, line: str) -> None:
     some = Some(net, line)
     same(some.own(budget=10_000), some.own(budget=1))
+
+
+@pytest.mark.parametrize(
+    ("net", "line"),
+    [("bert-tiny", "mlm"), ("albert-tiny", "mlm"), ("encoder-tiny", "mlm"), ("gpt-tiny", "clm"),
+     ("xlnet-tiny", "plm"), ("t5-tiny", "span"), ("electra-tiny", "rtd"), ("lstm-tiny", "clm"),
+     ("gru-tiny", "clm")],
+)  # fmt: skip
+def test_dropout_is_for_training_only(net: str, line: str) -> None:
+    some = Some(net, line, dropout=0.3)
+    some.net.train()
+    assert some.own()[0] != some.own()[0]
+    plain = Some(net, line)
+    for each in (some.net, plain.net):
+        each.eval()
+    if net == "electra-tiny":  # it draws what it replaces
+        torch.manual_seed(0)
+        drawn = some.own()
+        torch.manual_seed(0)
+        same(drawn, plain.own())
+    else:
+        same(some.own(), plain.own())
 
 
 def test_documents_do_not_see_each_other() -> None:

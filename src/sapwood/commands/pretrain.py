@@ -53,6 +53,8 @@ def _list(context: click.Context, _: object, asked: bool) -> None:
               help="[default: what suits the width]")  # fmt: skip
 @click.option("--optimiser", type=click.Choice(["auto", "muon", "adamw"]), default="auto",
               show_default=True, help="For hidden matrices; the rest takes AdamW.")  # fmt: skip
+@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.0,
+              show_default=True, help="Of a new net, for a corpus that is read many times.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--device", default="auto", show_default=True)
@@ -110,7 +112,7 @@ def _job(corpus: Path, out: Path, given: dict[str, Any]) -> Job:
         seconds=0.0 if given["steps"] else parse_budget(given["budget"] or "10m"),
         steps=given["steps"] or 0, length=given["length"], batch_size=given["batch_size"] or 0,
         learning_rate=given["learning_rate"] or 0.0, optimiser=given["optimiser"],
-        seed=given["seed"],
+        dropout=given["dropout"], seed=given["seed"],
         replay=given["replay"], share=given["replay_share"],
     )  # fmt: skip
 

@@ -144,9 +144,18 @@ def check_fit(kind: Kind, objectives: tuple[str, ...]) -> None:
     )
 
 
-def configured(name: str, vocabulary: Vocabulary, length: int) -> Any:
-    """Return the transformers config of the net `name` for a vocabulary and rows of `length`."""
+def configured(name: str, vocabulary: Vocabulary, length: int, dropout: float = 0.0) -> Any:
+    """Return the transformers config of the net `name` for a vocabulary and rows of `length`.
+
+    `dropout`: share in [0, 1) of what enters and leaves the blocks, never of attention, that is
+    zeroed in training. Raises ConfigError (E-CONFIG-248) for a kind that has none.
+    """
     kind, size = kind_of(name)
+    if dropout and kind.name in ("decoder", "ngram"):
+        raise ConfigError(
+            "E-CONFIG-248", f"Nets of the kind '{kind.name}' have no dropout: {kind.what}.",
+            fix=f"--model gpt-{size} or lstm-{size}, or no --dropout",
+        )  # fmt: skip
     layers, width = SIZES[size]
     heads = width // HEAD
     ids = {"pad_token_id": vocabulary.pad, "bos_token_id": vocabulary.bos}
@@ -154,7 +163,7 @@ def configured(name: str, vocabulary: Vocabulary, length: int) -> Any:
     plain: dict[str, Any] = {
         "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads,
         "intermediate_size": 4 * width, "max_position_embeddings": length,
-        "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+        "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": 0.0,
     }  # fmt: skip
     gated = 64 * round(8 / 3 * width / 64)  # as many weights as an ungated one of 4 times the width
     given: dict[str, dict[str, Any]] = {
@@ -168,19 +177,20 @@ def configured(name: str, vocabulary: Vocabulary, length: int) -> Any:
             # All layers see the whole row: at these lengths local ones save next to nothing.
             "global_attn_every_n_layers": 1, "global_rope_theta": 10000.0, "decoder_bias": False,
             "cls_token_id": vocabulary.cls, "sep_token_id": vocabulary.sep,
+            "embedding_dropout": dropout, "mlp_dropout": dropout,
         },
         "xlnet": {
             "d_model": width, "n_layer": layers, "n_head": heads, "d_inner": 4 * width,
-            "dropout": 0.0, "use_mems_eval": False, "use_mems_train": False,
+            "dropout": dropout, "use_mems_eval": False, "use_mems_train": False,
         },
         "t5": {
             "d_model": width, "num_layers": layers, "num_heads": heads, "d_ff": gated,
-            "d_kv": HEAD, "dropout_rate": 0.0, "feed_forward_proj": "gated-gelu",
+            "d_kv": HEAD, "dropout_rate": dropout, "feed_forward_proj": "gated-gelu",
             "decoder_start_token_id": vocabulary.pad or 0,
         },
         "gpt": {
             "n_embd": width, "n_layer": layers, "n_head": heads, "n_positions": length,
-            "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
+            "resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": 0.0,
         },
         "decoder": {
             "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads,
@@ -189,43 +199,51 @@ def configured(name: str, vocabulary: Vocabulary, length: int) -> Any:
         },
     }  # fmt: skip
     if kind.name in RECURRENT:
-        return _recurrent(kind.name, size, vocabulary, ids)
+        return _recurrent(kind.name, size, vocabulary, ids, dropout)
     transformers: Any = import_module("transformers")
     made = getattr(transformers, kind.config)
     return made(vocab_size=vocabulary.size, **ids, **given[kind.name])
 
 
-def _recurrent(cell: str, size: str, vocabulary: Vocabulary, ids: Mapping[str, Any]) -> Any:
-    """Return the config of a recurrent net: layers twice as wide as its embeddings, no dropout."""
-    from sapwood.models.rnn import RNNConfig
+def _recurrent(
+    cell: str, size: str, vocabulary: Vocabulary, ids: Mapping[str, Any], dropout: float
+) -> Any:
+    """Return the config of a recurrent net: layers twice as wide as its embeddings.
+
+    With a dropout of 0.4 it is regularised as Merity et al. do for small corpora, with another one
+    in proportion, with 0 not at all.
+    """
+    from sapwood.models.rnn import REGULARISED, RNNConfig
 
     layers, width = SIZES[size]
-    none: dict[str, Any] = {
-        "embedding_dropout": 0,
-        "input_dropout": 0,
-        "hidden_dropout": 0,
-        "output_dropout": 0,
-    }
-    none |= {"weight_drop": 0, "activation_penalty": 0, "change_penalty": 0}
+    strength = dropout / REGULARISED["input_dropout"]
     return RNNConfig(
         vocab_size=vocabulary.size, cell=cell, hidden_size=width, cell_size=2 * width,
-        num_hidden_layers=layers, **none, **ids,
+        num_hidden_layers=layers, **ids,
+        **{name: min(strength * value, 0.9) if "penalty" not in name else strength * value
+           for name, value in REGULARISED.items()},
     )  # fmt: skip
 
 
 def new_net(
-    name: str, vocabulary: Vocabulary, length: int, objectives: tuple[str, ...], *, seed: int = 0
+    name: str,
+    vocabulary: Vocabulary,
+    length: int,
+    objectives: tuple[str, ...],
+    *,
+    seed: int = 0,
+    dropout: float = 0.0,
 ) -> Any:
     """Return a new net on the CPU in float32, its weights drawn from `seed`.
 
     `length`: the longest row in tokens, special ones included. An ELECTRA is a `Pair`. Raises what
-    `kind_of` and `check_fit` raise.
+    `kind_of`, `check_fit` and `configured` raise.
     """
     import torch
 
     kind, _ = kind_of(name)
     check_fit(kind, objectives)
-    config = configured(name, vocabulary, length)
+    config = configured(name, vocabulary, length, dropout)
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:

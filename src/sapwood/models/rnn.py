@@ -60,7 +60,7 @@ class RNNConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         self.vocab_size, self.cell = vocab_size, cell
         self.hidden_size, self.cell_size = hidden_size, cell_size
         self.num_hidden_layers = num_hidden_layers
-        for name, value in _REGULARISED.items():
+        for name, value in REGULARISED.items():
             setattr(self, name, float(given.pop(name, value)))
         super().__init__(**{"tie_word_embeddings": tie_word_embeddings, **given})
         self._check()
@@ -69,7 +69,7 @@ class RNNConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         sizes = ("vocab_size", "hidden_size", "cell_size", "num_hidden_layers")
         wrong = [f"{n} must be 1 or more, got {getattr(self, n)}" for n in sizes
                  if getattr(self, n) < 1]  # fmt: skip
-        for name in _REGULARISED:
+        for name in REGULARISED:
             value, most = getattr(self, name), 1.0 if "penalty" not in name else float("inf")
             if not 0 <= value < most:
                 wrong.append(f"{name} must be 0 or more and below {most:g}, got {value:g}")
@@ -80,7 +80,7 @@ class RNNConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 
 
 # Merity et al. 2018, section 5 and the reference code's settings for the Penn Treebank.
-_REGULARISED = {
+REGULARISED = {
     "embedding_dropout": 0.1, "input_dropout": 0.4, "hidden_dropout": 0.25, "output_dropout": 0.4,
     "weight_drop": 0.5, "activation_penalty": 2.0, "change_penalty": 1.0,
 }  # fmt: skip

@@ -19,7 +19,7 @@ class Job:
     `objective`: "" for what the kind of net is usually trained for; `length`: tokens of a row;
     `batch_size`: rows a step, 0 for what suits the machine; `learning_rate`: 0 for what suits the
     width; `optimiser`: "muon", "adamw" or "auto"; `replay`: an old corpus, of which `share` of
-    the rows come.
+    the rows come; `dropout`: of a new net, in [0, 1).
     """
 
     corpus: Path
@@ -34,6 +34,7 @@ class Job:
     learning_rate: float = 0.0
     optimiser: str = "auto"
     weight_decay: float = 0.01
+    dropout: float = 0.0
     replay: Path | None = None
     share: float = 0.1
     seed: int = 0
@@ -46,6 +47,10 @@ class Job:
             problems.append("give a budget of time (--budget 10m) or of steps (--steps 1000)")
         if self.optimiser not in ("auto", *NAMES):
             problems.append(f"the optimiser must be auto or one of {', '.join(NAMES)}")
+        if not 0 <= self.dropout < 1:
+            problems.append(f"the dropout must be from 0 to below 1, not {self.dropout:g}")
+        if self.base and self.dropout:
+            problems.append("a base that is gone on with (--from) is trained without dropout")
         if self.length < 8:
             problems.append(f"rows of {self.length} tokens are too short: 8 at least")
         if problems:

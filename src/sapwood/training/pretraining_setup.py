@@ -88,7 +88,8 @@ def prepared(job: Job, runtime: Runtime) -> Setup:
     if job.base:
         net, sha256 = _continued(job, kind, names, tokenizer, notes)
     else:
-        net, sha256 = new_net(job.model, vocabulary, job.length, names, seed=job.seed), ""
+        net = new_net(job.model, vocabulary, job.length, names, seed=job.seed, dropout=job.dropout)
+        sha256 = ""
         net.train()
     _check_length(net, job)
     if "replay" in corpora:
@@ -106,6 +107,7 @@ def prepared(job: Job, runtime: Runtime) -> Setup:
         "base": {"name": job.base, "sha256": sha256} if job.base else None,
         "parameters": sum(p.numel() for p in net.parameters()),
         "length": job.length, "optimiser": optimiser, "seed": job.seed,
+        "dropout": job.dropout,
         "replay_share": job.share if job.replay else None,
     }  # fmt: skip
     identity = {
