@@ -330,3 +330,18 @@ def test_half_precision_computes_what_single_precision_does(net: str, line: str)
         )
     assert found[1] == pytest.approx(found[0], rel=0.03)
     assert found[1] != found[0]  # it was computed otherwise
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize(("net", "line"), [k for k in KINDS if k[0] != "electra-tiny"])
+def test_on_a_gpu_losses_are_those_of_the_cpu(net: str, line: str) -> None:
+    some = Some(net, line)
+    wanted = some.own(budget=1000)[0]
+    some.net.to("cuda")
+    for precision, most in ((torch.float32, 1e-3), (torch.bfloat16, 0.03)):
+        supervised = Pretraining(
+            reading_for(some.net, some.names), some.stream, precision=precision
+        )
+        assert supervised.supervised(range(ROWS)) == 1
+        found = sum(float(part.detach()) for part, _ in supervised.losses(range(ROWS), 1000))
+        assert found == pytest.approx(wanted, rel=most)

@@ -54,7 +54,7 @@ def _list(context: click.Context, _: object, asked: bool) -> None:
 @click.option("--optimiser", type=click.Choice(["auto", "muon", "adamw"]), default="auto",
               show_default=True, help="For hidden matrices; the rest takes AdamW.")  # fmt: skip
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.0,
-              show_default=True, help="Of a new net, for a corpus that is read many times.")  # fmt: skip
+              show_default=True, help="Of a new net, where text is read many times.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--device", default="auto", show_default=True)

@@ -92,7 +92,18 @@ class Layer(nn.Module):
     def forward(
         self, values: Tensor, state: tuple[Tensor, ...], runs: Runs | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return (states (rows, length, size), the state after each row)."""
+        """Return (states (rows, length, size), the state after each row).
+
+        Always in the format of the weights: autocast makes torch's cells on CUDA answer in float16,
+        whatever half precision was asked for.
+        """
+        with torch.autocast(values.device.type, enabled=False):
+            kind = self.rnn.weight_hh_l0.dtype
+            return self._plain(values.to(kind), tuple(part.to(kind) for part in state), runs)
+
+    def _plain(
+        self, values: Tensor, state: tuple[Tensor, ...], runs: Runs | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         begun = state if runs is None else runs.begun(state)
         given = values if runs is None else runs.packed(values)
         if self.training and self.weight_drop:  # one mask for all steps

@@ -217,11 +217,11 @@ def _recurrent(
 
     layers, width = SIZES[size]
     strength = dropout / REGULARISED["input_dropout"]
+    care: dict[str, Any] = {name: strength * value for name, value in REGULARISED.items()}
+    care["weight_drop"] = min(care["weight_drop"], 0.9)
     return RNNConfig(
         vocab_size=vocabulary.size, cell=cell, hidden_size=width, cell_size=2 * width,
-        num_hidden_layers=layers, **ids,
-        **{name: min(strength * value, 0.9) if "penalty" not in name else strength * value
-           for name, value in REGULARISED.items()},
+        num_hidden_layers=layers, **ids, **care,
     )  # fmt: skip
 
 
