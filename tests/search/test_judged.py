@@ -19,10 +19,12 @@ from sapwood.training.pace import Pace
 
 @pytest.fixture
 def planned(tmp_path, monkeypatch):
-    """Maker of plans: training rows, seconds, seconds a row -> the content of plan.json."""
+    """Maker of plans: training rows, seconds -> the content of plan.json."""
 
-    def make(rows, seconds, *, a_row=0.1, epochs=None, only=("lora",), dev=0, passes=3.0):
-        monkeypatch.setattr(judged, "paced", lambda *_: Pace(row=a_row, besides=0.0))
+    def make(
+        rows, seconds, *, a_row=0.1, epochs=None, only=("lora",), dev=0, passes=3.0, whole=None
+    ):
+        monkeypatch.setattr(judged, "paced", lambda *_: Pace(row=0.1, besides=0.0))
         weight = torch.nn.Parameter(torch.zeros(1))
         bench = SimpleNamespace(
             job=SimpleNamespace(tuning=SimpleNamespace(epochs=epochs), only=only),
@@ -35,7 +37,10 @@ def planned(tmp_path, monkeypatch):
             name="lora", supervised=[None] * rows, weights={"w": weight},
             optimiser=make_optimiser([weight], recipe), recipe=recipe,
         )  # fmt: skip
-        judge = Judge(training=lambda _: None, said=lambda _: None, seconds=lambda: seconds)
+        judge = Judge(
+            training=lambda _: None, said=lambda _: None, seconds=lambda: seconds,
+            whole=whole and (lambda: whole),
+        )  # fmt: skip
         run = Judged(bench, trained, judge, pause=20.0)
         run._planned()
         plan = json.loads((tmp_path / "plan.json").read_text())
@@ -78,6 +83,11 @@ def test_reading_development_rows_is_part_of_the_plan(planned):
 def test_short_runs_are_watched_less_and_trained_the_more(planned, seconds, watches):
     plan = planned(1000, seconds, dev=256, only=())  # reading 256 rows four times takes 51 s
     assert plan["watches"] == watches and plan["total"] >= 28
+
+
+def test_a_share_that_is_too_little_becomes_the_whole(planned):
+    assert planned(1000, 2.0, only=(), whole=20.0)["total"] == 45
+    assert planned(1000, 16.0, only=(), whole=20.0)["total"] == 36  # it was enough
 
 
 def test_development_rows_of_a_sorted_file_are_watched_mixed(small_base, write_rows, tmp_path):

@@ -47,13 +47,14 @@ class Judge:
 
     `training` is called before steps, with True, and before scoring, with False; `said` gives what
     is said of rows (see `marks`); `seconds`: what training may take, asked once, when its pace is
-    known; `passes`: over the training rows, between evaluations; `marks`: how that is judged, by
-    default as candidates are.
+    known; `whole`: what it may take where that is too little; `passes`: over the training rows,
+    between evaluations; `marks`: how that is judged, by default as candidates are.
     """
 
     training: Callable[[bool], object]
     said: Callable[[Sequence[Example]], Any]
     seconds: Callable[[], float]
+    whole: Callable[[], float] | None = None
     passes: float = 0.5
     marks: Marks | None = None
 
@@ -95,11 +96,10 @@ class Judged:
         pace = None
         if job.tuning.epochs is None:
             pace = paced(trained.supervised, trained.optimiser, trained.recipe)
-        rows = trained.recipe.batch_size
-        plan = self._plan(rows, pace)
-        while plan.total < LEAST_STEPS and rows // 2 >= FEWEST_ROWS:
-            rows //= 2
-            plan = self._plan(rows, pace)
+        for seconds in (self.judge.seconds, self.judge.whole or self.judge.seconds):
+            plan = self._smaller(pace, SPARE * seconds())
+            if plan.total >= LEAST_STEPS:
+                break
         least = min(FEWEST_STEPS, trained.recipe.steps(len(trained.supervised)))
         if plan.total < least and not job.only:
             left = max(self.bench.clock.left, 0.0)
@@ -109,12 +109,21 @@ class Judged:
         self._take(plan)
         self.course.trained = self.trained
 
-    def _plan(self, rows: int, pace: Pace | None) -> Plan:
+    def _smaller(self, pace: Pace | None, seconds: float) -> Plan:
+        """Return what there is time for, with smaller steps where there are few."""
+        rows = self.trained.recipe.batch_size
+        plan = self._plan(rows, pace, seconds)
+        while plan.total < LEAST_STEPS and rows // 2 >= FEWEST_ROWS:
+            rows //= 2
+            plan = self._plan(rows, pace, seconds)
+        return plan
+
+    def _plan(self, rows: int, pace: Pace | None, seconds: float) -> Plan:
         """Return what there is time for with so many rows a step."""
         whole = replace(self.trained.recipe, batch_size=rows).steps(len(self.trained.supervised))
         if pace is None:
             return Plan(total=whole, rows=rows)
-        dev, seconds = len(self.bench.splits.dev), SPARE * self.judge.seconds()
+        dev = len(self.bench.splits.dev)
         for watches in range(WATCHES, 0, -1):
             reading = READING * pace.row * (dev + watches * min(dev, WATCHED_ROWS))
             if reading < READ_MOST * seconds:

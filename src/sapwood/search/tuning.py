@@ -69,7 +69,10 @@ def tuned(bench: Workbench, name: str, *, method: str, under_context: bool = Fal
         report = attached_report(net, plan.method)
         for line in lines(report):
             yield Event(kind="note", candidate=name, note=line)
-        training = Training(bench, name, (net, reader), plan, lambda: bench.tuning_seconds(name))
+        training = Training(
+            bench, name, (net, reader), plan, lambda: bench.tuning_seconds(name),
+            whole=lambda: bench.tuning_seconds(name, whole=True),
+        )  # fmt: skip
         yield from training.course.steps()
         made = yield from training.made(context, plan.method)
     return replace(made, notes={"attached": report, "learning_rate": plan.rate, "trials": tried})
@@ -137,6 +140,7 @@ class Training:
         on: tuple[Any, Reader],
         plan: Proposal,
         seconds: Callable[[], float],
+        whole: Callable[[], float] | None = None,
     ) -> None:
         self.bench, self.name = bench, name
         self.net, self.reader = on
@@ -157,7 +161,7 @@ class Training:
             optimiser=scaled_optimiser(self.weights, recipe, times(self.net, plan.method)),
             recipe=recipe,
         )
-        judge = Judge(training=self.net.train, said=self._said, seconds=seconds)
+        judge = Judge(training=self.net.train, said=self._said, seconds=seconds, whole=whole)
         self.course = Judged(bench, trained, judge, pause=CHECKPOINT_SECONDS)
 
     def _supervision(self) -> Supervision:

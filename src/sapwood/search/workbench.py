@@ -157,15 +157,24 @@ class Workbench:
 
     @property
     def reserve(self) -> float:
-        """Return the seconds to keep for reading the test rows at the end."""
-        known = [r["ms_per_query"] for r in self.results.values() if r.get("ms_per_query")]
-        a_query = max([min(ms, 200.0) for ms in known], default=0.0) / 1000
+        """Return the seconds to keep for reading the test rows at the end.
+
+        They are read by the best so far, or by the base, which what trains is as slow as; answers
+        that are written may take as long as the longest that were.
+        """
+        best = self.best()
+        readers = set(self.results) if self.written else {"zero-shot", best[0] if best else ""}
+        known = [r.get("ms_per_query") or 0.0 for n, r in self.results.items() if n in readers]
+        a_query = min(max(known, default=0.0), 200.0) / 1000
         return min(0.4 * self.clock.budget, 5 + 1.3 * a_query * len(self.splits.test))
 
-    def tuning_seconds(self, name: str) -> float:
-        """Return the seconds that a training candidate may take of what is left."""
+    def tuning_seconds(self, name: str, *, whole: bool = False) -> float:
+        """Return the seconds that a training candidate may take of what is left.
+
+        LoRA leaves some to LoRA under demonstrations, unless it may take the `whole`.
+        """
         left = max(self.clock.left - self.reserve, 0.0)
-        shared = name == "lora" and not self.job.only
+        shared = name == "lora" and not self.job.only and not whole
         return left * (0.6 if shared else 1.0)
 
     def gold(self, examples: Sequence[Example]) -> list[str]:
