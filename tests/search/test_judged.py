@@ -6,12 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sapwood.evaluation import Bases
-from sapwood.launch import Runtime
 from sapwood.search import judged
-from sapwood.search.job import Job, read_material
 from sapwood.search.judged import FEWEST_STEPS, Judge, Judged
-from sapwood.search.workbench import Stopped, Workbench
+from sapwood.search.workbench import Stopped
 from sapwood.training import Recipe, make_optimiser
 from sapwood.training.course import Trained
 from sapwood.training.pace import Pace
@@ -88,19 +85,6 @@ def test_short_runs_are_watched_less_and_trained_the_more(planned, seconds, watc
 def test_a_share_that_is_too_little_becomes_the_whole(planned):
     assert planned(1000, 2.0, only=(), whole=20.0)["total"] == 45
     assert planned(1000, 16.0, only=(), whole=20.0)["total"] == 36  # it was enough
-
-
-def test_development_rows_of_a_sorted_file_are_watched_mixed(small_base, write_rows, tmp_path):
-    """The first rows of a sorted file are of one label, and of no use to judge by."""
-    data = write_rows(tmp_path / "sorted.csv", count=400)
-    head, *rows = data.read_text().splitlines(keepends=True)
-    data.write_text(head + "".join(sorted(rows, key=lambda row: row.split(",")[1])))
-    job = Job(data=str(data), out=tmp_path / "out", model=str(small_base), seconds=60.0)
-    bench = Workbench(
-        job, read_material(job), Bases(Runtime(device="cpu", dtype="float32", threads=1)), tmp_path
-    )
-    seen = {e.label for e in bench.splits.dev[:8]}
-    assert seen == set(bench.labels)
 
 
 def test_passes_that_were_asked_for_are_made_whatever_the_time(planned):

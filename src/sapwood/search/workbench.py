@@ -13,7 +13,7 @@ import numpy as np
 
 from sapwood.adaptation import Adaptation, load
 from sapwood.context.facts import open_facts
-from sapwood.context.prompter import Context
+from sapwood.context.prompter import Context, Prompter
 from sapwood.context.wording import template_for
 from sapwood.errors import ConfigError
 from sapwood.evaluation import CHUNK, Bases, Reader, Reading
@@ -91,6 +91,9 @@ class Clock:
             raise Stopped(f"the budget was spent ({max(self.left, 0):.0f} s left)")
 
 
+JOINTS = 4  # tokens that a text may gain where it was cut and where it meets the template
+
+
 def _mixed(rows: Sequence[Example], seed: int) -> tuple[Example, ...]:
     """Return rows in an order drawn from the seed."""
     return tuple(rows[n] for n in np.random.default_rng(seed).permutation(len(rows)))
@@ -119,6 +122,7 @@ class Workbench:
         self.schema = schema_of(self.splits.train)
         self.template = template_for(self.task.name, self.labels, texts, job.instruction)
         self.facts = open_facts(job.facts) if job.facts else None
+        self.text_tokens = self._text_tokens()
         self.shuffled = _mixed(self.splits.train, job.seed)
         self.tokens_per_second = self.query_tokens = 0.0
         self.marks: Marks = AnswerMarks(task=self.task)
@@ -191,9 +195,19 @@ class Workbench:
         return Context(
             template=self.template,
             demonstrations=tuple(demonstrations),
-            max_text_tokens=self.job.max_length,
+            max_text_tokens=self.text_tokens,
             **settings,
         )
+
+    def _text_tokens(self) -> int:
+        """Return how many tokens of a text a prompt has room for, `max_length` at most."""
+        most, base = self.job.max_length, self.bases.get(self.job.model)
+        if self.written or base.kind != "decoder":
+            return most
+        prompter = Prompter(base.tokenizer, Context(template=self.template))
+        answer = max(map(len, prompter.labels(self.labels)))
+        around = len(prompter.prefix) + len(prompter.rest([""])[0]) + answer
+        return max(1, min(most, base.max_length - around - JOINTS))
 
     def reader(self, context: Context, **settings: Any) -> Reader:
         """Return a reader of the job's base under `context`; `settings`: its scope and scorer."""
