@@ -11,7 +11,8 @@ from typing import Any
 
 from common import contention, say, versions
 
-NETS = ("ngram-5", "lstm-mini", "gpt-mini", "decoder-mini")
+# Which of two sizes and dropouts the LSTM has was decided on another book, held out for that.
+NETS = (("ngram-5", 0.0), ("lstm-small", 0.2), ("gpt-mini", 0.1), ("decoder-mini", 0.0))
 
 
 def families(given: Any, about: dict[str, Any]) -> dict[str, Any]:
@@ -20,11 +21,11 @@ def families(given: Any, about: dict[str, Any]) -> dict[str, Any]:
         raise SystemExit("--families needs --corpus, built with the book held out")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for net in NETS:
+        for net, dropout in NETS:
             command = [sys.executable, "-m", "sapwood", "pretrain", given.corpus, "--model", net,
                        "--budget", f"{60 * given.families:.0f}s", "--json", "--out",
-                       str(Path(folder) / net), "--length", "128",
-                       "--dtype", "float32"]  # fmt: skip
+                       str(Path(folder) / net), "--length", "256", "--batch-size", "32",
+                       "--dropout", str(dropout)]  # fmt: skip
             with contention(about):
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:

@@ -17,7 +17,7 @@ from sapwood.models.pair import loaded_pair
 from sapwood.testing.corpora import tiny_corpus
 from sapwood.training import plan as planning
 from sapwood.training.plan import Plan, planned, read_plan, revised, write_plan
-from sapwood.training.pretraining import pretrain
+from sapwood.training.pretraining import History, pretrain
 from sapwood.training.pretraining_job import Job
 
 # What stands around a text as the net was trained: 2 [CLS], 3 [SEP], 6 <eos>.
@@ -195,6 +195,23 @@ def test_measuring_leaves_no_trace(corpus: Path, tmp_path: Path) -> None:
     assert 0 < took < 30
     for name, weight in setup.net.named_parameters():
         assert (weight == before[name]).all() and weight.grad is None
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"), [((3.0, 2.0, 1.5), False), ((3.0, 1.5, 1.52), False), ((), False),
+                         ((3.0, 1.5, 1.9), True)],
+)  # fmt: skip
+def test_text_learnt_by_heart_is_told(losses: tuple[float, ...], said: bool) -> None:
+    history = History()
+    history.held = [
+        {"step": 10 * n, "loss": loss, "words": f"{loss:.1f} bits a byte"}
+        for n, loss in enumerate(losses, 1)
+    ]
+    words = history.rote()
+    assert bool(words) == said
+    if said:
+        assert "1.5 bits a byte at step 20 and is 1.9 bits a byte at step 30" in words
+        assert "--dropout" in words
 
 
 def test_a_plan_is_revised_while_the_rate_is_constant() -> None:

@@ -6,6 +6,7 @@ cut into runs, which torch computes as one packed sequence, as fast as whole row
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
+# Loaded weights and dropped ones lie apart, which cuDNN says at every call and then copes with.
+warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous")
 CELLS = {"lstm": nn.LSTM, "gru": nn.GRU}
 # What a net remembers of a row: for each layer (h,) or (h, c), each (1, rows, width of the layer).
 State = tuple[tuple[Tensor, ...], ...]

@@ -28,6 +28,7 @@ from sapwood.training.readings import HeldOut, Pretraining, held_out
 EVALUATIONS = 10  # on held-out text while training
 FEW = 0.01  # of the training examples, that each of them reads
 LAST = 8  # times as many at the end
+RISEN = 1.02  # times its lowest, held-out loss that has not come back to it tells of rote learning
 
 
 class History:
@@ -59,6 +60,17 @@ class History:
         if self.held:
             said += f" · held-out {self.held[-1]['words']}"
         return f"{said} · {step.tokens / max(step.seconds, 1e-9):,.0f} tokens/s"
+
+    def rote(self) -> str:
+        """Return words on a held-out loss that fell and rose again, "" for one that did not."""
+        best = min(self.held, key=lambda held: float(held["loss"]), default=None)
+        if best is None or self.held[-1]["loss"] < RISEN * best["loss"]:
+            return ""
+        return (
+            f"the text is being learnt by heart: held-out was {best['words']} at step "
+            f"{best['step']:,} and is {self.held[-1]['words']} at step {self.held[-1]['step']:,}; "
+            "--dropout 0.1, fewer steps or more text would help"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready copy."""
@@ -105,6 +117,8 @@ def pretrain(job: Job, runtime: Runtime) -> Generator[Event, None, dict[str, Any
     yield Event(kind="end", candidate="pretrain")
     after = {name: _losses(setup, name, plan, LAST) for name in setup.held}
     evidence = _evidence(setup, plan, history, before, after)
+    if evidence["rote"]:
+        yield Event(kind="note", note=evidence["rote"])
     if setup.writes:
         evidence["samples"] = [asdict(s) for s in continuation(setup, job.seed)]
     save_product(setup, job, evidence, identity)
@@ -211,6 +225,7 @@ def _evidence(
         "before": {name: {**asdict(held), "words": held.words()} for name, held in before.items()},
         "curve": history.curve,
         "held_curve": history.held,
+        "rote": history.rote(),
         "cost": {
             "tokens": history.tokens,
             "training_seconds": round(seconds, 2),
