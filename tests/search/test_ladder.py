@@ -11,11 +11,14 @@ from sapwood.search.workbench import Stopped
 LATER = ["few-shot", "lora"]
 
 
-def bench(spent, *, tried=("few-shot-4",), budget=240.0, reserve=40.0):
+def bench(spent, *, tried=("few-shot-4",), budget=240.0, reserve=40.0, few=0.7, best=0.8):
+    dev = {"metric": "accuracy", "value": few}
     return SimpleNamespace(
+        best=lambda: ("probe", None),
+        value=lambda _: best,
         clock=SimpleNamespace(budget=budget, spent=spent, left=budget - spent),
         reserve=reserve,
-        results={name: {"family": name.removesuffix("-4")} for name in tried},
+        results={name: {"family": name.removesuffix("-4"), "dev": dev} for name in tried},
         finished=dict.fromkeys(tried),
     )
 
@@ -51,3 +54,11 @@ def test_a_probe_on_what_was_read_already_costs_nothing():
     assert _leave_time(bench(200, tried=read), rung("probe-few-shot"), LATER) is None
     with pytest.raises(Stopped):
         _leave_time(bench(200), rung("probe-few-shot"), LATER)
+
+
+def test_where_demonstrations_are_far_behind_training_begins_earlier():
+    _leave_time(bench(49, few=0.1), rung("few-shot-16"), LATER)
+    with pytest.raises(Stopped, match="189 s are left"):
+        _leave_time(bench(51, few=0.1), rung("few-shot-16"), LATER)
+    _leave_time(bench(51, few=0.1), rung("few-shot-16"), ["few-shot", "probe"])
+    _leave_time(bench(51, few=0.6), rung("few-shot-16"), LATER)
