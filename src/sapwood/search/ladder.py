@@ -210,7 +210,7 @@ def _far_behind(bench: Workbench, names: Sequence[str]) -> bool:
     leader = bench.best()
     scores = [bench.results[name].get("dev") for name in names]
     values = [dev["value"] for dev in scores if dev and not dev["metric"].startswith("bits")]
-    return bool(leader and values) and max(values) < bench.value(leader[0]) - FAR
+    return leader is not None and max(values, default=1.0) < bench.value(leader[0]) - FAR
 
 
 def _settled(path: Path, seconds: float) -> bool:
