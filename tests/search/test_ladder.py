@@ -17,7 +17,7 @@ def bench(spent, *, tried=("few-shot-4",), budget=240.0, reserve=40.0, few=0.7, 
         best=lambda: ("probe", None),
         value=lambda _: best,
         clock=SimpleNamespace(budget=budget, spent=spent, left=budget - spent),
-        reserve=reserve,
+        reserve=lambda _: reserve,
         results={name: {"family": name.removesuffix("-4"), "dev": dev} for name in tried},
         finished=dict.fromkeys(tried),
     )

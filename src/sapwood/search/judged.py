@@ -145,7 +145,8 @@ class Judged:
         if number % every == 0 or number == total:
             self._evaluate(number)
             self.judge.training(True)
-        late = self.bench.clock.left < self.bench.reserve and bool(self.run.curve["dev"])
+        reserve = self.bench.reserve(self.trained.name)
+        late = self.bench.clock.left < reserve and bool(self.run.curve["dev"])
         return late or self.run.waited >= PATIENCE
 
     def _evaluate(self, number: int) -> None:

@@ -53,10 +53,10 @@ def ladder(bench: Workbench) -> list[Candidate]:
     found = [
         entry("majority", plain.of_texts, readout="majority"),
         entry("tf-idf", plain.of_texts, readout="tf-idf"),
+        *_encoder_beside(bench),
         entry("zero-shot", prompting.prompted, prompt=Prompt()),
         *_features(bench),
         *(_fixed(bench) if job.prompting.fixed else _prompts(bench)),
-        *_encoder_beside(bench),
         entry("compressed", prefixed.compressed),
         *_trained(trained_families(job.only) if job.only else TRAINED),
     ]
@@ -73,13 +73,9 @@ def _trained(families: Sequence[str]) -> Iterator[Candidate]:
 
 
 def _features(bench: Workbench) -> Iterator[Candidate]:
-    """Yield the readouts on frozen features of the encoder and of the base."""
-    job = bench.job
-    mine = f"-{job.model}" if job.encoder else ""
-    for family in ("knn", "probe"):
-        if job.encoder:
-            named = f"{family}-{Path(job.encoder).name}"
-            yield entry(family, plain.of_encoder, named, readout=family, encoder=job.encoder)
+    """Yield the readouts on frozen features of the base."""
+    mine = f"-{bench.job.model}" if bench.job.encoder else ""
+    for family in encoders.FEATURES:
         yield entry(family, plain.of_decoder, f"{family}{mine}", readout=family)
 
 
@@ -98,13 +94,20 @@ def _on_encoder(bench: Workbench) -> Iterator[Candidate]:
 
 
 def _encoder_beside(bench: Workbench) -> Iterator[Candidate]:
-    """Yield the tuned encoder beside a decoder; often as good and far quicker to train and ask."""
+    """Yield readouts on a small encoder beside a decoder, frozen and tuned.
+
+    Often as good and far quicker to train and ask; and what comes after is stopped the sooner.
+    """
     job = bench.job
-    if job.encoder:
-        dear = not job.only or bool(trained_families(job.only))
-        share = encoders.BESIDE if dear else 1.0
-        yield entry("encoder-lora", encoders.tuned_encoder, method="lora", encoder=job.encoder,
-                    share=share)  # fmt: skip
+    if not job.encoder:
+        return
+    for family in encoders.FEATURES:
+        named = f"{family}-{Path(job.encoder).name}"
+        yield entry(family, plain.of_encoder, named, readout=family, encoder=job.encoder)
+    dear = not job.only or bool(trained_families(job.only))
+    share = encoders.BESIDE if dear else 1.0
+    yield entry("encoder-lora", encoders.tuned_encoder, method="lora", encoder=job.encoder,
+                share=share)  # fmt: skip
 
 
 def _prompts(bench: Workbench) -> Iterator[Candidate]:
@@ -199,7 +202,7 @@ def _leave_time(bench: Workbench, candidate: Candidate, later: Sequence[str]) ->
         return
     trains = any(family not in READING for family in later)
     share = READING_SHARE * (0.5 if _far_behind(bench, shown) else 1.0)
-    if trains and bench.clock.spent > share * (bench.clock.budget - bench.reserve):
+    if trains and bench.clock.spent > share * (bench.clock.budget - bench.reserve(name)):
         raise Stopped(
             f"{bench.clock.left:.0f} s are left, and the rest is kept for candidates that train"
         )

@@ -62,7 +62,8 @@ def _recipe(bench: Workbench) -> Recipe:
     wanted = settings.epochs or min(max(FEWEST_EPOCHS, LEAST_STEPS * batch / rows), MOST_EPOCHS)
     if bench.tokens_per_second and settings.epochs is None:
         a_row = BACKWARD * bench.query_tokens / bench.tokens_per_second
-        fits = SHARE * max(bench.clock.left - bench.reserve, 0.0) / a_row  # rows, with repeats
+        free = max(bench.clock.left - bench.reserve("compressed"), 0.0)
+        fits = SHARE * free / a_row  # rows, with repeats
         if fits < min(LEAST_STEPS * batch, rows):
             raise Stopped(
                 f"training it would take about {a_row * rows:.0f} s an epoch; "

@@ -159,15 +159,18 @@ class Workbench:
         name = "probabilities" if not self.written else "answers"
         return folder / "dev" / f"{name}.{self.marks.suffix}"
 
-    @property
-    def reserve(self) -> float:
-        """Return the seconds to keep for reading the test rows at the end.
+    def reserve(self, name: str) -> float:
+        """Return the seconds to keep for reading the test rows at the end, while `name` is tried.
 
-        They are read by the best so far, or by the base, which what trains is as slow as; answers
-        that are written may take as long as the longest that were.
+        They are read by the best so far or by `name`, as slow as what its base was asked so far;
+        answers that are written may take as long as the longest that were.
         """
         best = self.best()
-        readers = set(self.results) if self.written else {"zero-shot", best[0] if best else ""}
+        readers = {"zero-shot", best[0] if best else ""}
+        if self.written:
+            readers = set(self.results)
+        elif name.startswith("encoder-"):
+            readers = {f"probe-{Path(self.job.encoder or '').name}", *readers} - {"zero-shot"}
         known = [r.get("ms_per_query") or 0.0 for n, r in self.results.items() if n in readers]
         a_query = min(max(known, default=0.0), 200.0) / 1000
         return min(0.4 * self.clock.budget, 5 + 1.3 * a_query * len(self.splits.test))
@@ -177,7 +180,7 @@ class Workbench:
 
         LoRA leaves some to LoRA under demonstrations, unless it may take the `whole`.
         """
-        left = max(self.clock.left - self.reserve, 0.0)
+        left = max(self.clock.left - self.reserve(name), 0.0)
         shared = name == "lora" and not self.job.only and not whole
         return left * (0.6 if shared else 1.0)
 
