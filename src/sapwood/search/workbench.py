@@ -122,7 +122,7 @@ class Workbench:
         self.schema = schema_of(self.splits.train)
         self.template = template_for(self.task.name, self.labels, texts, job.instruction)
         self.facts = open_facts(job.facts) if job.facts else None
-        self.text_tokens = self._text_tokens()
+        self.text_tokens = _text_tokens(self)
         self.shuffled = _mixed(self.splits.train, job.seed)
         self.tokens_per_second = self.query_tokens = 0.0
         self.marks: Marks = AnswerMarks(task=self.task)
@@ -165,13 +165,7 @@ class Workbench:
         They are read by the best so far or by `name`, as slow as what its base was asked so far;
         answers that are written may take as long as the longest that were.
         """
-        best = self.best()
-        readers = {"zero-shot", best[0] if best else ""}
-        if self.written:
-            readers = set(self.results)
-        elif name.startswith("encoder-"):
-            readers = {f"probe-{Path(self.job.encoder or '').name}", *readers} - {"zero-shot"}
-        known = [r.get("ms_per_query") or 0.0 for n, r in self.results.items() if n in readers]
+        known = [self.results[n].get("ms_per_query") or 0.0 for n in _readers(self, name)]
         a_query = min(max(known, default=0.0), 200.0) / 1000
         return min(0.4 * self.clock.budget, 5 + 1.3 * a_query * len(self.splits.test))
 
@@ -201,16 +195,6 @@ class Workbench:
             max_text_tokens=self.text_tokens,
             **settings,
         )
-
-    def _text_tokens(self) -> int:
-        """Return how many tokens of a text a prompt has room for, `max_length` at most."""
-        most, base = self.job.max_length, self.bases.get(self.job.model)
-        if self.written or base.kind != "decoder":
-            return most
-        prompter = Prompter(base.tokenizer, Context(template=self.template))
-        answer = max(map(len, prompter.labels(self.labels)))
-        around = len(prompter.prefix) + len(prompter.rest([""])[0]) + answer
-        return max(1, min(most, base.max_length - around - JOINTS))
 
     def reader(self, context: Context, **settings: Any) -> Reader:
         """Return a reader of the job's base under `context`; `settings`: its scope and scorer."""
@@ -265,6 +249,28 @@ class Workbench:
     def tally(self, said: Any) -> Tally:
         """Return the marks of the first development rows, as many as `said` is of."""
         return self.marks.tally(self.splits.dev[: len(said)], said)
+
+
+def _readers(bench: Workbench, name: str) -> set[str]:
+    """Return the candidates that tell what reading takes, while `name` is tried."""
+    best = bench.best()
+    readers = {"zero-shot", best[0] if best else ""}
+    if bench.written:
+        readers = set(bench.results)
+    elif name.startswith("encoder-"):
+        readers = {f"probe-{Path(bench.job.encoder or '').name}", *readers} - {"zero-shot"}
+    return readers & set(bench.results)
+
+
+def _text_tokens(bench: Workbench) -> int:
+    """Return how many tokens of a text a prompt has room for, `max_length` at most."""
+    most, base = bench.job.max_length, bench.bases.get(bench.job.model)
+    if bench.written or base.kind != "decoder":
+        return most
+    prompter = Prompter(base.tokenizer, Context(template=bench.template))
+    answer = max(map(len, prompter.labels(bench.labels)))
+    around = len(prompter.prefix) + len(prompter.rest([""])[0]) + answer
+    return max(1, min(most, base.max_length - around - JOINTS))
 
 
 def race(bench: Workbench, said: Any) -> None:

@@ -107,8 +107,7 @@ def prepared(job: Job, runtime: Runtime) -> Setup:
         "base": {"name": job.base, "sha256": sha256} if job.base else None,
         "parameters": sum(p.numel() for p in net.parameters()),
         "length": job.length, "optimiser": optimiser, "seed": job.seed,
-        "dropout": job.dropout,
-        "replay_share": job.share if job.replay else None,
+        "dropout": job.dropout, "replay_share": job.share if job.replay else None,
     }  # fmt: skip
     identity = {
         **facts, "model": job.model, "precision": str(precision), "device": runtime.device,
