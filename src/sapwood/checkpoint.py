@@ -56,7 +56,7 @@ def save_checkpoint(
         for name, value in values.items():
             parts[f"optimiser/{number}/{name}"] = value.detach().cpu()
     parts["random"] = torch.random.get_rng_state()
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_available():
         parts["random of the device"] = torch.cuda.get_rng_state()
     with new_folder(path) as part:
         copies = {name: tensor.contiguous().clone() for name, tensor in parts.items()}
