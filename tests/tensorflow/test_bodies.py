@@ -15,7 +15,8 @@ from sapwood.tensorflow.bodies import Rows, states
 
 KINDS = ("bert", "gpt2", "llama", "qwen2", "qwen3", "mistral")
 METHODS = (
-    "", "lora(rank=4)", "lora(rank=4, rslora=True)", "adapter(width=8)",
+    "", "lora(rank=4)", "lora(rank=4, rslora=True)", "lora(rank=4, start=pissa)",
+    "lora(rank=4, layers=(1,))", "adapter(width=8)",
     "adapter(width=8, placement=houlsby)", "adapter(width=8, placement=parallel)",
     "adapter(width=8, activation=gelu)", "prefix(tokens=4, start=random)",
     "prefix(tokens=4, start=random)+lora(rank=4)",
@@ -58,7 +59,7 @@ def differs(net, weights, **more):
 def test_states_are_those_of_torch(kind, method, tiny_net):
     net = made(tiny_net, kind, method)
     weights, trained = weights_of(net)
-    assert differs(net, weights) < 1e-5
+    assert differs(net, weights) < 3e-5
     assert set(trained) <= set(weights.variables)
     assert len(trained) == len(parts.weights(net))
 

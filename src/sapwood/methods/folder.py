@@ -44,7 +44,7 @@ def write_method(
     """
     method = method.kept()
     if has(method, tensors):
-        about = {"base": base, "transposed": transposed, "encoder": encoder}
+        about: dict[str, Any] = {"base": base, "transposed": transposed, "encoder": encoder}
         peft_folder.write_peft(tensors, method, folder, **about)
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -47,6 +47,8 @@ def weights_of(net: Any, head: nn.Module | None = None) -> tuple[Weights, dict[s
     for path, part in parts.parts(net):
         if isinstance(part, LoraLayer | Bottleneck):
             scales[path] = float(part.scale)
+        if isinstance(part, LoraLayer) and part.origin_A is not None:
+            arrays |= {f"{path}.origin_A": part.origin_A, f"{path}.origin_B": part.origin_B}
         if isinstance(part, Bottleneck):
             acts[path] = _name(part.act)
             if part.beside:

@@ -14,6 +14,8 @@ from sapwood.tensorflow.arrays import Weights
 from sapwood.tensorflow.arrival import tensorflow
 
 FAR = -1e9  # added to the score of what is not seen
+# LoRA's trained branch, and the frozen one that takes off where PiSSA started.
+BRANCHES = (("lora_A.weight", "lora_B.weight"), ("origin_A", "origin_B"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +47,10 @@ def linear(w: Weights, name: str, x: Any, *, turned: bool = False, seen: Any = N
     out = tf.matmul(flat, w[f"{name}.weight"], transpose_b=not turned)
     if f"{name}.bias" in w:
         out += w[f"{name}.bias"]
-    if f"{name}.lora_A.weight" in w:
-        inner = tf.matmul(flat, w[f"{name}.lora_A.weight"], transpose_b=True)
-        branch = tf.matmul(inner, w[f"{name}.lora_B.weight"], transpose_b=True)
-        out += w.scales[name] * branch
+    for a, b in BRANCHES:
+        if f"{name}.{a}" in w:
+            inner = tf.matmul(flat, w[f"{name}.{a}"], transpose_b=True)
+            out += w.scales[name] * tf.matmul(inner, w[f"{name}.{b}"], transpose_b=True)
     if f"{name}.adapter_down.weight" in w:
         read = out
         if name in w.beside:
