@@ -27,6 +27,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("context", "readouts", "methods", "models", "checkpoint", "pages"),
     ("adaptation",),
     ("training", "evaluation", "testing"),
+    ("tensorflow",),
     ("bridges",),
     ("search",),
     ("report",),

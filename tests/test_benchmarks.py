@@ -18,9 +18,9 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
-    "corpus", "cost_table", "cuda_tuning", "data_curve", "extraction", "icl_scoring", "icl_table",
-    "joint_training", "long_context", "method_speed", "methods", "ngram", "nine_tasks", "poems",
-    "pretraining", "probes", "richer_contexts", "tuning",
+    "corpus", "cost_table", "cuda_tuning", "data_curve", "engines", "extraction", "icl_scoring",
+    "icl_table", "joint_training", "long_context", "method_speed", "methods", "ngram",
+    "nine_tasks", "poems", "pretraining", "probes", "richer_contexts", "tuning",
 )  # fmt: skip
 PEERS = {
     "icl_scoring": ("lm_eval", "datasets"),
@@ -29,6 +29,7 @@ PEERS = {
     "cost_table": ("numpy",),
     "cuda_tuning": ("peft", "accelerate"),
     "data_curve": ("numpy",),
+    "engines": ("tensorflow",),
     "extraction": ("numpy",),
     "long_context": ("numpy",),
     "joint_training": ("numpy",),
@@ -344,3 +345,10 @@ def test_extraction_compares_methods_with_full_fine_tuning(
 def test_joint_training_is_exact(tiny_checkpoint: Callable[[str], Path]) -> None:
     found = smoke("joint_training", tiny_checkpoint("llama"))
     assert found["rows"]
+
+
+def test_engines_go_the_same_way(tiny_checkpoint):
+    found = smoke("engines", tiny_checkpoint("llama"))
+    assert {row["row"] for row in found["rows"]} == {"lora", "mlm+nsp"}
+    assert all(row["loss_difference"] < 1e-2 for row in found["rows"])
+    assert set(found["ratios"]) == {"lora_tensorflow_vs_torch", "mlm+nsp_tensorflow_vs_torch"}

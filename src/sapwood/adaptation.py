@@ -163,6 +163,7 @@ def save(adaptation: Adaptation, folder: Path) -> None:
                 part,
                 base=adaptation.base.upstream or adaptation.base.name,
                 transposed=adaptation.transposed,
+                encoder=adaptation.base.kind == "encoder",
             )
         if adaptation.prefix is not None:
             assert adaptation.base is not None

@@ -57,6 +57,9 @@ def _list(context: click.Context, _: object, asked: bool) -> None:
               show_default=True, help="Of a new net, where text is read many times.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--engine", type=click.Choice(["torch", "tensorflow"]), default="torch",
+              show_default=True, help="What computes losses and gradients.")  # fmt: skip
+@click.option("--xla", is_flag=True, help="Compile TensorFlow's graphs with XLA.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32 or bfloat16.")
 @click.option("--fresh", is_flag=True, help="Forget an earlier run in OUT.")
@@ -85,7 +88,8 @@ def command(corpus: Path, **given: Any) -> None:
         from sapwood.training.pretraining import pretrain
 
         raise_malloc_thresholds()
-        evidence = screen.follow(pretrain(job, choose_runtime(given["device"], given["dtype"])))
+        runtime = choose_runtime(given["device"], given["dtype"])
+        evidence = screen.follow(pretrain(job, runtime, *_reading(given)))
     if given["as_json"]:
         click.echo(json.dumps(evidence, ensure_ascii=False))
         return
@@ -112,9 +116,26 @@ def _job(corpus: Path, out: Path, given: dict[str, Any]) -> Job:
         seconds=0.0 if given["steps"] else parse_budget(given["budget"] or "10m"),
         steps=given["steps"] or 0, length=given["length"], batch_size=given["batch_size"] or 0,
         learning_rate=given["learning_rate"] or 0.0, optimiser=given["optimiser"],
-        dropout=given["dropout"], seed=given["seed"],
+        dropout=given["dropout"], seed=given["seed"], engine=given["engine"], xla=given["xla"],
         replay=given["replay"], share=given["replay_share"],
     )  # fmt: skip
+
+
+def _reading(given: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what makes the other engine's readings, nothing for torch's."""
+    if given["engine"] == "torch":
+        return ()
+    if given["dtype"] not in ("auto", "float32"):
+        raise ConfigError(
+            "E-CONFIG-263", "The engine 'tensorflow' computes in float32.", fix="--dtype float32"
+        )
+    from functools import partial
+
+    from sapwood.tensorflow.arrival import tensorflow
+    from sapwood.tensorflow.reading import TensorFlowReading
+
+    tensorflow()
+    return (partial(TensorFlowReading, xla=given["xla"]),)
 
 
 def _forget(out: Path) -> None:

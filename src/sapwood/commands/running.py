@@ -55,6 +55,9 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
                  show_default=True, help="Where LoRA under a context acts."),
     click.option("--checkpointing", is_flag=True,
                  help="Train with less memory: activations are computed twice."),
+    click.option("--engine", type=click.Choice(["torch", "tensorflow"]), default="torch",
+                 show_default=True, help="What computes losses and gradients."),
+    click.option("--xla", is_flag=True, help="Compile TensorFlow's graphs with XLA."),
     click.option("--max-bytes", type=click.IntRange(min=1), help="Largest adaptation."),
     click.option("--max-ms", type=click.FloatRange(min=0), help="Most milliseconds a query."),
     click.option("--device", default="auto", show_default=True),
@@ -225,6 +228,8 @@ def _job(data: str, only: tuple[str, ...], verb: str, given: dict[str, Any]) -> 
             scope=given["scope"],
             checkpointing=given["checkpointing"],
             trials=given.get("trials", 0),
+            engine=given["engine"],
+            xla=given["xla"],
         ),
         command=shlex.join(["sapwood", *repeatable(click.get_current_context())]),
         **{

@@ -144,6 +144,11 @@ class Added(Part):
         self.adapter_gate: Gate | None = None
         self._tap = [tap]  # in a list: torch must not take it for a module of this one
 
+    @property
+    def beside(self) -> bool:
+        """Whether it reads what its block reads, not what the sublayer gives."""
+        return self._tap[0] is not None
+
     def added(self, states: Tensor) -> Tensor:
         """Return what is added for `states`, (..., hidden)."""
         raise NotImplementedError

@@ -27,17 +27,25 @@ _SCHEMA = "sapwood.method/1"
 
 
 def write_method(
-    tensors: Mapping[str, Tensor], method: Method, folder: Path, *, base: str, transposed: bool
+    tensors: Mapping[str, Tensor],
+    method: Method,
+    folder: Path,
+    *,
+    base: str,
+    transposed: bool,
+    encoder: bool = False,
 ) -> None:
     """Write what `parts.stored` returned into `folder`; `method` is the one that was attached.
 
     `base`: the name PEFT should show; `transposed`: whether the base's layers keep their weights
-    as (inputs, outputs), as GPT-2's do. For what PEFT keeps differently and only the net can tell,
-    ours is the layout; `peft_folder.export_peft` writes PEFT's from an attached net.
+    as (inputs, outputs), as GPT-2's do; `encoder`: whether the base is one. For what PEFT keeps
+    differently and only the net can tell, ours is the layout; `peft_folder.export_peft` writes
+    PEFT's from an attached net.
     """
     method = method.kept()
     if has(method, tensors):
-        peft_folder.write_peft(tensors, method, folder, base=base, transposed=transposed)
+        about: dict[str, Any] = {"base": base, "transposed": transposed, "encoder": encoder}
+        peft_folder.write_peft(tensors, method, folder, **about)
         return
     folder.mkdir(parents=True, exist_ok=True)
     content = {"schema": _SCHEMA, "name": method.name, "base": base, "settings": settings(method)}

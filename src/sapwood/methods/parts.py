@@ -178,6 +178,16 @@ def parts(net: Any) -> Iterator[tuple[str, Part]]:
             yield logical(path), module
 
 
+def train(net: Any, on: bool = True) -> None:
+    """Let what methods left in a net train, or answer; the base inside it stays as it is.
+
+    So its own dropout stays off: the loss then does not depend on how rows are packed, nor on the
+    engine, and on SST-2 dropout gained nothing (LoRA on an encoder, one seed).
+    """
+    for _, part in parts(net):
+        part.training = on
+
+
 def weights(net: Any) -> dict[str, nn.Parameter]:
     """Return the trained tensors of every part, by path in the plain base.
 

@@ -29,15 +29,23 @@ _SHARED, _PREFIX = "base_model.", "base_model.model."
 
 
 def write_peft(
-    tensors: Mapping[str, Tensor], method: Method, folder: Path, *, base: str, transposed: bool
+    tensors: Mapping[str, Tensor],
+    method: Method,
+    folder: Path,
+    *,
+    base: str,
+    transposed: bool,
+    encoder: bool = False,
 ) -> None:
     """Write trained tensors into `folder`, loadable by ``peft.PeftModel.from_pretrained``.
 
     `tensors`: what `parts.stored` returns; `base`: the name PEFT should show; `transposed`: whether
-    the base's layers keep their weights as (inputs, outputs), as GPT-2's do. Raises ConfigError
-    (E-CONFIG-028) naming all that PEFT has no words for.
+    the base's layers keep their weights as (inputs, outputs), as GPT-2's do; `encoder`: whether the
+    base is one, which PEFT loads into another wrapper. Raises ConfigError (E-CONFIG-028) naming all
+    that PEFT has no words for.
     """
-    _write(tensors, method, folder, about={"base": base, "transposed": transposed}, net=None)
+    about = {"base": base, "transposed": transposed, "encoder": encoder}
+    _write(tensors, method, folder, about=about, net=None)
 
 
 def export_peft(net: Any, method: Method, folder: Path, *, base: str) -> None:
@@ -68,7 +76,7 @@ def _write(
             details=problems,
         )
     config |= {
-        "task_type": _task(tensors, net),
+        "task_type": "FEATURE_EXTRACTION" if about.get("encoder") else _task(tensors, net),
         "base_model_name_or_path": about["base"],
         "inference_mode": True,
     }

@@ -14,6 +14,7 @@ from sapwood.interfaces import Event
 from sapwood.launch import Runtime
 from sapwood.search import text_to_text
 from sapwood.search.encoders import check_wanted
+from sapwood.search.engine import check_engine
 from sapwood.search.evidence import build_report, choose, hand_over, predictions, read_test
 from sapwood.search.job import Job, Material, fingerprint, read_material
 from sapwood.search.ladder import climb
@@ -41,6 +42,7 @@ def adapt(
         check_wanted(job, masked=base.masked is not None)
     if base.kind == "text-to-text":
         text_to_text.check_wanted(job)
+    check_engine(job, bases)
     for note in template_notes(material.task, material.splits.train, base):
         yield Event(kind="note", note=note)
     yield Event(kind="note", note=f"base {base.name}: {runtime.describe()}")

@@ -21,6 +21,7 @@ from sapwood.methods.parts import Method
 from sapwood.methods.report import attached_report, lines
 from sapwood.readouts.written import Written
 from sapwood.search.contexts import MOST_POOL
+from sapwood.search.engine import computed_by
 from sapwood.search.judged import Judge, Judged
 from sapwood.search.marks import AnswerMarks, joined_said
 from sapwood.search.tuning import MOST_EPOCHS, asked_for, attached, worded
@@ -127,12 +128,12 @@ class AnswerTraining:
         trained = Trained(
             name=name,
             weights=self.weights,
-            supervised=supervision,
+            supervised=computed_by(bench.job, supervision),
             optimiser=scaled_optimiser(self.weights, recipe, times(self.net, method)),
             recipe=recipe,
         )
         judge = Judge(
-            training=self.net.train,
+            training=lambda on: parts.train(self.net, on),
             said=watched,
             seconds=lambda: bench.tuning_seconds(name),
             marks=AnswerMarks(task=task_named("story")),  # how well the wanted words are expected

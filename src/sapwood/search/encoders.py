@@ -16,6 +16,7 @@ from sapwood.methods.defaults import times as scales
 from sapwood.methods.parts import Method
 from sapwood.models.encoder import Encoder
 from sapwood.readouts.head import Head
+from sapwood.search.engine import computed_by
 from sapwood.search.job import CONTEXT, FAMILIES, Job, trained_families
 from sapwood.search.judged import Judge, Judged
 from sapwood.search.tuning import asked_for, worded
@@ -224,7 +225,7 @@ class EncoderTraining:
         started(self.encoder.net, supervision)
         trained = Trained(
             name=self.name,
-            supervised=supervision,
+            supervised=computed_by(bench.job, supervision),
             weights=self.weights,
             optimiser=scaled_optimiser(self.weights, recipe, times),
             recipe=recipe,
@@ -239,8 +240,7 @@ class EncoderTraining:
 
     def _training(self, on: bool) -> None:
         self.head.train(on)
-        for _, part in parts.parts(self.encoder.net):
-            part.training = on  # not those inside: the base's
+        parts.train(self.encoder.net, on)
 
     def _said(self, rows: Sequence[Example]) -> Any:
         return self.kind.said(self.head.readout(), self._features(rows), rows)

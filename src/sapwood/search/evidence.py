@@ -324,6 +324,7 @@ def _environment(bench: Workbench) -> dict[str, Any]:
         "torch": version("torch"),
         "transformers": version("transformers"),
         "machine": f"{platform.system()} {platform.machine()}",
+        "engine": bench.job.tuning.engine,
         "device": runtime.device,
         "threads": runtime.threads,
         "dtype": runtime.dtype,

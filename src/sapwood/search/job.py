@@ -19,6 +19,7 @@ from sapwood.tasks.splits import split, split_by
 from sapwood.tasks.structured import read_task, task_named
 from sapwood.tasks.supervised import in_words
 
+ENGINES = ("torch", "tensorflow")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
 
 
@@ -30,7 +31,8 @@ class Tuning:
     also acts on the context ("all") or on the query only ("suffix": the context is encoded once by
     the plain base). `batch_size`: rows a step, fewer where steps would be few. `checkpointing`: see
     `training.Lean`. `trials`: how many rates and sizes are tried before, on decoders; a search of
-    them finds each method's own.
+    them finds each method's own. `engine`: "torch" or "tensorflow" computes losses and gradients,
+    the latter with `xla` compiled by XLA.
     """
 
     epochs: float | None = None
@@ -41,8 +43,14 @@ class Tuning:
     scope: str = "suffix"
     checkpointing: bool = False
     trials: int = 0
+    engine: str = "torch"
+    xla: bool = False
 
     def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise ConfigError(
+                "E-CONFIG-050", f"engine must be {' or '.join(ENGINES)}, got '{self.engine}'."
+            )
         if self.scope not in ("all", "suffix"):
             raise ConfigError(
                 "E-CONFIG-050", f"scope must be 'all' or 'suffix', got '{self.scope}'."

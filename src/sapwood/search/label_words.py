@@ -24,6 +24,7 @@ from sapwood.readouts import bias
 from sapwood.readouts.inputs import content_free_inputs, domain_inputs
 from sapwood.readouts.verbalizer import Verbalizer
 from sapwood.search.encoders import require_time
+from sapwood.search.engine import computed_by
 from sapwood.search.judged import Judge, Judged
 from sapwood.search.prompting import BIAS_ROWS, DOMAIN_INPUTS
 from sapwood.search.tuning import asked_for, worded
@@ -133,22 +134,18 @@ class WordTraining:
         own = times(words.net, method, encoder=words.encoder)
         trained = Trained(
             name=name,
-            supervised=words.supervision,
+            supervised=computed_by(bench.job, words.supervision),
             weights=self.weights,
             optimiser=scaled_optimiser(self.weights, recipe, own),
             recipe=recipe,
         )
         judge = Judge(
-            training=self._training,
+            training=lambda on: parts.train(words.net, on),
             said=self._said,
             seconds=lambda: share * bench.tuning_seconds(name),
         )
         self.tokens = 0
         self.course = Judged(bench, trained, judge, pause=CHECKPOINT_SECONDS)
-
-    def _training(self, on: bool) -> None:
-        for _, part in parts.parts(self.words.net):
-            part.training = on  # not those inside: the base's dropout stays off
 
     def _said(self, rows: Sequence[Example]) -> Floats:
         reading = self.words.reader.read([e.text for e in rows], normalise=self.words.normalise)

@@ -30,6 +30,8 @@ BACKWARD = 3.0  # a training step costs about three times what reading its rows 
 
 def compressed(bench: Workbench, name: str) -> Making:
     """Make the prefix that the best few-shot candidate becomes when it trains on all rows."""
+    if bench.job.tuning.engine != "torch":
+        raise Stopped(f"the engine '{bench.job.tuning.engine}' does not compress contexts")
     teacher = best_prompted(bench)
     if teacher is None:
         raise Stopped("no few-shot candidate finished, so there is no context to compress")

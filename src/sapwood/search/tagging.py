@@ -14,6 +14,7 @@ from sapwood.methods.defaults import times as scales
 from sapwood.methods.parts import Method
 from sapwood.readouts.tags import Tags
 from sapwood.search.encoders import HEAD, require_time
+from sapwood.search.engine import computed_by
 from sapwood.search.judged import Judge, Judged
 from sapwood.search.tuning import asked_for, worded
 from sapwood.search.workbench import Made, Making, Workbench
@@ -95,7 +96,7 @@ class TagTraining:
         trained = Trained(
             name=self.name,
             weights=self.weights,
-            supervised=supervision,
+            supervised=computed_by(bench.job, supervision),
             optimiser=scaled_optimiser(self.weights, recipe, times),
             recipe=recipe,
         )
@@ -109,8 +110,7 @@ class TagTraining:
 
     def _training(self, on: bool) -> None:
         self.head.train(on)
-        for _, part in parts.parts(self.encoder.net):
-            part.training = on  # not those inside: the base's
+        parts.train(self.encoder.net, on)
 
     def _tagger(self) -> Tagger:
         readout = self.head.readout()

@@ -23,6 +23,7 @@ from sapwood.methods.together import wants_text, with_text
 from sapwood.readouts import bias
 from sapwood.readouts.verbalizer import Verbalizer
 from sapwood.search.contexts import best_context
+from sapwood.search.engine import computed_by
 from sapwood.search.judged import Judge, Judged
 from sapwood.search.progress import Progress
 from sapwood.search.trials import Proposal, searched
@@ -156,12 +157,17 @@ class Training:
         started(self.net, supervision)
         trained = Trained(
             name=name,
-            supervised=supervision,
+            supervised=computed_by(bench.job, supervision),
             weights=self.weights,
             optimiser=scaled_optimiser(self.weights, recipe, times(self.net, plan.method)),
             recipe=recipe,
         )
-        judge = Judge(training=self.net.train, said=self._said, seconds=seconds, whole=whole)
+        judge = Judge(
+            training=lambda on: parts.train(self.net, on),
+            said=self._said,
+            seconds=seconds,
+            whole=whole,
+        )
         self.course = Judged(bench, trained, judge, pause=CHECKPOINT_SECONDS)
 
     def _supervision(self) -> Supervision:

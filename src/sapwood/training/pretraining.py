@@ -23,7 +23,7 @@ from sapwood.training.plan import Plan, measured, planned, read_plan, revised, w
 from sapwood.training.pretraining_job import Job
 from sapwood.training.pretraining_setup import Setup, prepared
 from sapwood.training.product import continuation, finished, save_product
-from sapwood.training.readings import HeldOut, Pretraining, held_out
+from sapwood.training.readings import HeldOut, Pretraining, Read, held_out, reading_for
 
 EVALUATIONS = 10  # on held-out text while training
 FEW = 0.01  # of the training examples, that each of them reads
@@ -82,13 +82,16 @@ class History:
         self.tokens, self.before = content["tokens"], content["spent"]
 
 
-def pretrain(job: Job, runtime: Runtime) -> Generator[Event, None, dict[str, Any]]:
+def pretrain(
+    job: Job, runtime: Runtime, read: Read = reading_for
+) -> Generator[Event, None, dict[str, Any]]:
     """Train a net as `job` says and return the evidence; OUT is then an ordinary checkpoint.
 
+    `read(net, objectives)` returns the engine's `Reading`, torch's where nothing else is given.
     Raises what `prepared`, `fit` and the corpus raise.
     """
     history = History()
-    setup = prepared(job, runtime)
+    setup = prepared(job, runtime, read)
     identity = digest(setup.identity)
     known = finished(job.out, identity)
     if known is not None:

@@ -19,7 +19,8 @@ class Job:
     `objective`: "" for what the kind of net is usually trained for; `length`: tokens of a row;
     `batch_size`: rows a step, 0 for what suits the machine; `learning_rate`: 0 for what suits the
     width; `optimiser`: "muon", "adamw" or "auto"; `replay`: an old corpus, of which `share` of
-    the rows come; `dropout`: of a new net, in [0, 1).
+    the rows come; `dropout`: of a new net, in [0, 1); `engine`: what computes losses and gradients,
+    "torch" or "tensorflow" (in float32), the latter compiled by XLA with `xla`.
     """
 
     corpus: Path
@@ -35,6 +36,8 @@ class Job:
     optimiser: str = "auto"
     weight_decay: float = 0.01
     dropout: float = 0.0
+    engine: str = "torch"
+    xla: bool = False
     replay: Path | None = None
     share: float = 0.1
     seed: int = 0

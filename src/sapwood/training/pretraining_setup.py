@@ -30,7 +30,7 @@ from sapwood.objectives.vocabulary import Vocabulary
 from sapwood.training.loop import Recipe
 from sapwood.training.pretraining_job import WARMUP, Job
 from sapwood.training.reading import Reading
-from sapwood.training.readings import Examples, reading_for
+from sapwood.training.readings import Examples, Read, reading_for
 from sapwood.training.stream import Blend, Stream
 
 # Tokens a step. Small batches make more of a short run; a GPU is idle on them.
@@ -64,8 +64,8 @@ class Setup:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-def prepared(job: Job, runtime: Runtime) -> Setup:
-    """Open and check everything that a run needs, what costs nothing first.
+def prepared(job: Job, runtime: Runtime, read: Read = reading_for) -> Setup:
+    """Open and check everything that a run needs, what costs nothing first; `read`: see `pretrain`.
 
     Raises what corpora and objectives raise; ConfigError: E-CONFIG-240 an unknown net, -241 an
     objective that does not train it, -245 a number format that cannot train, -246 rows too long;
@@ -83,7 +83,7 @@ def prepared(job: Job, runtime: Runtime) -> Setup:
         corpora["replay"] = Corpus.open(job.replay)
     tokenizer = _tokenizer(corpora["held"].tokenizer)
     vocabulary = Vocabulary.of(tokenizer)
-    precision = _precision(runtime)
+    precision = torch.float32 if job.engine == "tensorflow" else _precision(runtime)
     notes: list[str] = []
     if job.base:
         net, sha256 = _continued(job, kind, names, tokenizer, notes)
@@ -106,7 +106,7 @@ def prepared(job: Job, runtime: Runtime) -> Setup:
         "objective": str(learns),
         "base": {"name": job.base, "sha256": sha256} if job.base else None,
         "parameters": sum(p.numel() for p in net.parameters()),
-        "length": job.length, "optimiser": optimiser, "seed": job.seed,
+        "length": job.length, "optimiser": optimiser, "seed": job.seed, "engine": job.engine,
         "dropout": job.dropout, "replay_share": job.share if job.replay else None,
     }  # fmt: skip
     identity = {
@@ -117,7 +117,7 @@ def prepared(job: Job, runtime: Runtime) -> Setup:
     facts |= {"net": job.model or job.base, "runtime": runtime.describe()}
     facts["corpora"] = {name: _about(corpus) for name, corpus in corpora.items()}
     return Setup(
-        net=net, reading=reading_for(net, names), examples=examples, held=held, recipe=recipe,
+        net=net, reading=read(net, names), examples=examples, held=held, recipe=recipe,
         length=job.length, optimiser=optimiser, precision=precision,
         tokenizer=Path(corpora["held"].tokenizer), vocabulary=vocabulary, identity=identity,
         facts=facts, writes=names[0] in WRITERS and learns.trains == "decoder",

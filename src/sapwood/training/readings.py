@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,6 +23,10 @@ from sapwood.training.replaced import Replaced
 
 PAIRS = ("nsp", "sop")
 ENCODERS = ("bert", "albert", "modernbert")
+
+
+# How a net reads examples of objectives: `reading_for`, or another engine's.
+Read = Callable[[Any, Sequence[str]], Reading]
 
 
 def reading_for(net: Any, objectives: Sequence[str]) -> Reading:
