@@ -15,6 +15,7 @@ PARTS: dict[str, dict[str, str]] = {
     "few-shot-16": {"context": "16 demonstrations"},
     "lora+few-shot-16": {"context": "16 demonstrations", "method": "lora"},
     "probe": {"readout": "linear probe"},
+    "zero-shot": {"readout": "verbalizer"},
     "majority": {},
     "tf-idf": {"readout": "logistic regression"},
 }
@@ -65,6 +66,7 @@ SCORE = "reaches 89.2 % accuracy (95 % interval 70.0 to 95.0) on 400 test rows"
         ("few-shot-16", "Prompt it: few-shot-16"),
         ("lora+few-shot-16", "Prompt and tune it: LoRA+few-shot-16"),
         ("probe", "Read frozen features: probe"),
+        ("zero-shot", "Prompt it: zero-shot"),
     ],
 )
 def test_a_separable_winner_is_named_by_what_it_does(winner: str, lead: str) -> None:

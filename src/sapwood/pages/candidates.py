@@ -89,14 +89,18 @@ def _plain(candidate: Row) -> str:
 
 
 def kind(candidate: Row) -> str:
-    """Return ``baseline``, ``prompt``, ``tune``, ``both`` or ``readout``, from the parts."""
+    """Return ``baseline``, ``prompt``, ``tune``, ``both`` or ``readout``, from the parts.
+
+    A base that is asked without demonstrations is prompted, too.
+    """
     if is_baseline(candidate):
         return "baseline"
     parts = candidate.get("parts") or {}
     trained = bool(parts.get("method") or parts.get("prefix"))
     if parts.get("context"):
         return "both" if trained else "prompt"
-    return "tune" if trained else "readout"
+    asked = "prompt" if str(candidate.get("name", "")).startswith("zero-shot") else "readout"
+    return "tune" if trained else asked
 
 
 def comparison(report: Report, name: object, against: object, split: str) -> Row | None:
