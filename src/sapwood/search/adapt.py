@@ -48,6 +48,10 @@ def adapt(
     yield Event(kind="note", note=f"base {base.name}: {runtime.describe()}")
     hashes = {name: bases.get(name).sha256 for name in (job.model, job.encoder) if name}
     bench = Workbench(job, material, bases, folder)
+    if bench.text_tokens < job.max_length:
+        yield Event(kind="note", note=f"texts are cut after {bench.text_tokens:,} tokens, not "
+                    f"{job.max_length:,}: with its prompt the base reads at most "
+                    f"{base.max_length:,}")  # fmt: skip
     if bench.facts is not None:
         hashes["facts"] = bench.facts.settings.sha256
     _same_run(folder, fingerprint(job, material, hashes), job)
