@@ -28,6 +28,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 TEXT_TO_TEXT = ("t5",)
 NOT_YET = ("t5",)  # without its decoder
 EAGER = ("t5", "xlnet")  # kinds without another attention in transformers
+SINGLE = ("xlnet",)  # its attention multiplies float32 masks and positions with what it is given
 LOADERS = {
     "decoder": "AutoModelForCausalLM",
     "encoder": "AutoModel",
@@ -116,7 +117,7 @@ def load_base(name: str, runtime: Runtime, *, trust_remote_code: str = "") -> Ba
         with silence():
             net, notes = loader.from_pretrained(
                 folder,
-                dtype=runtime.torch_dtype(),
+                dtype=_number_format(config, runtime),
                 attn_implementation="eager" if config.get("model_type") in EAGER else "sdpa",
                 trust_remote_code=remote,
                 local_files_only=True,
@@ -154,6 +155,12 @@ def load_base(name: str, runtime: Runtime, *, trust_remote_code: str = "") -> Ba
         upstream=files.upstream,
         masked=head,
     )
+
+
+def _number_format(config: dict[str, Any], runtime: Runtime) -> Any:
+    if config.get("model_type") in SINGLE:
+        return import_module("torch").float32
+    return runtime.torch_dtype()
 
 
 def check_files(files: BaseFiles, *, trust_remote_code: str = "") -> None:
