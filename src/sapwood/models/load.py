@@ -117,7 +117,7 @@ def load_base(name: str, runtime: Runtime, *, trust_remote_code: str = "") -> Ba
         with silence():
             net, notes = loader.from_pretrained(
                 folder,
-                dtype=_number_format(config, runtime),
+                dtype="float32" if config.get("model_type") in SINGLE else runtime.torch_dtype(),
                 attn_implementation="eager" if config.get("model_type") in EAGER else "sdpa",
                 trust_remote_code=remote,
                 local_files_only=True,
@@ -155,12 +155,6 @@ def load_base(name: str, runtime: Runtime, *, trust_remote_code: str = "") -> Ba
         upstream=files.upstream,
         masked=head,
     )
-
-
-def _number_format(config: dict[str, Any], runtime: Runtime) -> Any:
-    if config.get("model_type") in SINGLE:
-        return import_module("torch").float32
-    return runtime.torch_dtype()
 
 
 def check_files(files: BaseFiles, *, trust_remote_code: str = "") -> None:
