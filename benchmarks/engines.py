@@ -58,13 +58,12 @@ def under_head(base: Any, rows: Labelled, engine: str, total: int) -> Steps:
     encoder = Encoder(parse("prefix(tokens=8)").attach(base.net))
     head = TrainedHead(Head.random(("bad", "good"), encoder.net.config.hidden_size))
     coded = [base.tokenizer(text)["input_ids"][: LENGTHS["prefix"]] for text in texts]
-    make: Any = HeadSupervision
+    made: Any = HeadSupervision(encoder, coded, gold, head)
     if engine != "torch":
-        from sapwood.tensorflow.supervision import HeadSupervision as Second
+        from sapwood.tensorflow import supervision
 
-        make = lambda *given: Second(*given, xla="XLA" in engine)  # noqa: E731
-    weights = head_weights(encoder.net, head)
-    return course(make(encoder, coded, gold, head), weights, ROWS["prefix"], total)
+        made = supervision.under_head(made, xla="XLA" in engine)
+    return course(made, head_weights(encoder.net, head), ROWS["prefix"], total)
 
 
 def under_words(base: Any, rows: Labelled, engine: str, total: int) -> Steps:
@@ -82,13 +81,12 @@ def under_words(base: Any, rows: Labelled, engine: str, total: int) -> Steps:
     prompts = base.tokenizer([f"Review: {text}\nIt was" for text in texts])["input_ids"]
     cut = LENGTHS["lora"]
     targets = [target(p[-cut:], g, trie) for p, g in zip(prompts, gold, strict=True)]
-    make: Any = Supervision
+    made: Any = Supervision(decoder, targets, trie)
     if engine != "torch":
-        from sapwood.tensorflow.supervision import LabelsSupervision
+        from sapwood.tensorflow import supervision
 
-        make = lambda *given: LabelsSupervision(*given, xla="XLA" in engine)  # noqa: E731
-    weights = parts.weights(base.net)
-    return course(make(decoder, targets, trie), weights, ROWS["lora"], total)
+        made = supervision.under_words(made, xla="XLA" in engine)
+    return course(made, parts.weights(base.net), ROWS["lora"], total)
 
 
 def pretraining(corpus: Any, net_name: str, engine: str, total: int) -> Steps:

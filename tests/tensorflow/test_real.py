@@ -116,9 +116,17 @@ def on_encoder(known, method, reviews, make):
     return make(encoder, rows, reviews[1], head), head_weights(encoder.net, head)
 
 
+def second_head(*given):
+    return supervision.under_head(HeadSupervision(*given))
+
+
+def second_words(*given):
+    return supervision.under_words(Supervision(*given))
+
+
 ENGINES = {
-    "minilm-l6": (on_encoder, HeadSupervision, supervision.HeadSupervision),
-    "smollm2-135m": (on_decoder, Supervision, supervision.LabelsSupervision),
+    "minilm-l6": (on_encoder, HeadSupervision, second_head),
+    "smollm2-135m": (on_decoder, Supervision, second_words),
 }
 
 

@@ -15,6 +15,15 @@ from sapwood.tensorflow import supervision as second
 from sapwood.training import Recipe, Supervision, fit, make_optimiser, target
 from sapwood.training.heads import HeadSupervision, TrainedHead, head_weights
 
+
+def second_words(*given, **seat):
+    return second.under_words(Supervision(*given, **seat))
+
+
+def second_head(*given, xla=False):
+    return second.under_head(HeadSupervision(*given), xla=xla)
+
+
 LABELS = [[10, 11], [10, 12, 13], [20]]
 METHODS = ("lora(rank=4)", "adapter(width=8)", "prefix(tokens=4, start=random)")
 KINDS = ("gpt2", "llama", "qwen3")
@@ -48,7 +57,7 @@ def same(one, other, most=1e-4):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_decoder_under_label_words(kind, method, opening, tiny_net):
     found = []
-    for make in (Supervision, second.LabelsSupervision):
+    for make in (Supervision, second_words):
         net = tiny_net(kind).float()
         parse(method).attach(net)
         for number, tensor in enumerate(parts.weights(net).values()):
@@ -69,9 +78,9 @@ def test_a_prefix_and_another_method_behind_a_prompt_are_refused(tiny_net):
     parse("prefix(tokens=4, start=random)+lora(rank=4)").attach(net)
     decoder, trie = Decoder(net, weights_key=lambda: "both"), build_trie(LABELS)
     targets = [target(row, 0, trie) for row in rows()]
-    assert len(second.LabelsSupervision(decoder, targets, trie)) == len(targets)
+    assert len(second_words(decoder, targets, trie)) == len(targets)
     with pytest.raises(ConfigError, match="by itself only"):
-        second.LabelsSupervision(decoder, targets, trie, shared=range(40, 60))
+        second_words(decoder, targets, trie, shared=range(40, 60))
 
 
 def headed(tiny_net, method, make, dropout=0.0, pooling="mean"):
@@ -95,7 +104,7 @@ def headed(tiny_net, method, make, dropout=0.0, pooling="mean"):
 def test_an_encoder_under_a_head(method, pooling, tiny_net):
     found = [
         gradients(*headed(tiny_net, method, make, pooling=pooling))
-        for make in (HeadSupervision, second.HeadSupervision)
+        for make in (HeadSupervision, second_head)
     ]
     same(found[1], found[0])
 
@@ -103,7 +112,7 @@ def test_an_encoder_under_a_head(method, pooling, tiny_net):
 @pytest.mark.parametrize("method", METHODS)
 def test_twenty_steps_go_the_same_way(method, tiny_net):
     courses = []
-    for make in (HeadSupervision, second.HeadSupervision):
+    for make in (HeadSupervision, second_head):
         supervision, weights = headed(tiny_net, method, make)
         recipe = Recipe(learning_rate=1e-3, batch_size=4, epochs=10)
         optimiser = make_optimiser(list(weights.values()), recipe)
@@ -113,18 +122,18 @@ def test_twenty_steps_go_the_same_way(method, tiny_net):
 
 
 def test_dropout_on_the_head_acts_while_training(tiny_net):
-    supervision, weights = headed(tiny_net, "lora(rank=4)", second.HeadSupervision, dropout=0.5)
-    supervision.head.train()
+    supervision, weights = headed(tiny_net, "lora(rank=4)", second_head, dropout=0.5)
+    supervision.plain.head.train()
     first, again = (gradients(supervision, weights)[0] for _ in range(2))
     assert first != again
-    supervision.head.eval()
+    supervision.plain.head.eval()
     first, again = (gradients(supervision, weights)[0] for _ in range(2))
     assert first == again
 
 
 def test_xla_computes_the_same(tiny_net):
     def compiled(*given):
-        return second.HeadSupervision(*given, xla=True)
+        return second_head(*given, xla=True)
 
     found = [
         gradients(*headed(tiny_net, "lora(rank=4)", make))
@@ -135,12 +144,12 @@ def test_xla_computes_the_same(tiny_net):
 
 def test_an_unknown_pooling_is_refused(tiny_net):
     with pytest.raises(ConfigError, match="does not pool by 'markers'"):
-        headed(tiny_net, "", second.HeadSupervision, pooling="markers")
+        headed(tiny_net, "", second_head, pooling="markers")
 
 
 def test_no_tensor_of_torch_is_touched(tiny_net):
-    supervision, weights = headed(tiny_net, "lora(rank=4)", second.HeadSupervision)
+    supervision, weights = headed(tiny_net, "lora(rank=4)", second_head)
     before = {name: tensor.detach().clone() for name, tensor in weights.items()}
     gradients(supervision, weights)
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights.items())
-    assert isinstance(supervision.head, nn.Module)
+    assert isinstance(supervision.plain.head, nn.Module)

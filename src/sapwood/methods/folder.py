@@ -44,8 +44,9 @@ def write_method(
     """
     method = method.kept()
     if has(method, tensors):
-        about: dict[str, Any] = {"base": base, "transposed": transposed, "encoder": encoder}
-        peft_folder.write_peft(tensors, method, folder, **about)
+        peft_folder.write_peft(
+            tensors, method, folder, base=base, transposed=transposed, encoder=encoder
+        )
         return
     folder.mkdir(parents=True, exist_ok=True)
     content = {"schema": _SCHEMA, "name": method.name, "base": base, "settings": settings(method)}

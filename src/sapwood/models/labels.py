@@ -21,6 +21,8 @@ _SUM_ROWS, _SUM_WORDS = 512, 4096
 class LabelHead:
     """The rows of a net's head that some label's words use, in float32.
 
+    `places`: token -> its row among them; `forbidden` (nodes, rows): which do not follow a node.
+
     They are copied once, or taken at each call from a head that trains. Logits of the few tokens
     that count are computed exactly; only the normaliser over the whole vocabulary, where one is
     asked for, runs in the net's own number format.
@@ -29,14 +31,14 @@ class LabelHead:
     def __init__(self, net: Any, trie: LabelTrie) -> None:
         self.net, self.trie = net, trie
         known = sorted({token for path in trie.paths for _, token in path})
-        self._place = {token: n for n, token in enumerate(known)}
+        self.places = {token: n for n, token in enumerate(known)}
         head = net.get_output_embeddings()
         self._known = torch.tensor(known, device=head.weight.device)
         self._copied = None if head.weight.requires_grad else self._rows()
         allowed = torch.zeros(len(trie.tokens), len(known), dtype=torch.bool)
         for node, tokens in enumerate(trie.children):
-            allowed[node, [self._place[token] for token in tokens]] = True
-        self._forbidden = ~allowed.to(head.weight.device)
+            allowed[node, [self.places[token] for token in tokens]] = True
+        self.forbidden = ~allowed.to(head.weight.device)
 
     def scores(self, states: Tensor, normalise: str) -> Tensor:
         """Return label scores (rows, labels) from node states (rows, nodes, hidden).
@@ -47,11 +49,11 @@ class LabelHead:
         if normalise == "vocabulary":
             total = vocabulary_log_sum(self.net, states.flatten(0, 1)).view(states.shape[:2])
         else:
-            total = logits.masked_fill(self._forbidden, float("-inf")).logsumexp(-1)
+            total = logits.masked_fill(self.forbidden, float("-inf")).logsumexp(-1)
         columns = []
         for path in self.trie.paths:
             at = [node for node, _ in path]
-            of = [self._place[token] for _, token in path]
+            of = [self.places[token] for _, token in path]
             columns.append((logits[:, at, of] - total[:, at]).sum(-1))
         return torch.stack(columns, dim=1)
 
@@ -61,8 +63,8 @@ class LabelHead:
         `states`: (positions, hidden); one node and one answer token for each position.
         """
         where = torch.tensor(nodes, device=states.device)
-        wanted = torch.tensor([self._place[token] for token in answers], device=states.device)
-        logits = self._logits(states).masked_fill(self._forbidden[where], float("-inf"))
+        wanted = torch.tensor([self.places[token] for token in answers], device=states.device)
+        logits = self._logits(states).masked_fill(self.forbidden[where], float("-inf"))
         return functional.cross_entropy(logits, wanted, reduction="sum")
 
     def _logits(self, states: Tensor) -> Tensor:

@@ -73,14 +73,7 @@ def computed_by(job: Job, supervision: Any) -> Any:
     from sapwood.tensorflow import supervision as second
 
     if type(supervision) is Supervision:
-        seat = supervision.seat
-        return second.LabelsSupervision(
-            supervision.decoder, supervision.targets, supervision.trie, shared=seat.shared,
-            prefix=seat.prefix, xla=job.tuning.xla,
-        )  # fmt: skip
+        return second.under_words(supervision, xla=job.tuning.xla)
     if type(supervision) is HeadSupervision:
-        rows, gold = supervision.rows, supervision.gold
-        return second.HeadSupervision(
-            supervision.encoder, rows, gold, supervision.head, xla=job.tuning.xla
-        )
+        return second.under_head(supervision, xla=job.tuning.xla)
     raise Stopped("the engine 'tensorflow' trains label words of a decoder and heads on encoders")

@@ -1,13 +1,13 @@
 """The losses of tuning in TensorFlow: a decoder under label words, an encoder under a head.
 
-They stand where torch's `Supervision` and `HeadSupervision` do, take what those take, and give the
-same numbers. Rows are padded where torch packs them, and what all rows share is computed for each.
+Each wraps torch's supervision of the same rows, which has checked them, and gives the same numbers.
+Rows are padded where torch packs them, and what all rows share is computed for each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,20 +16,17 @@ from torch.nn import functional
 
 from sapwood.errors import ConfigError
 from sapwood.methods import parts
-from sapwood.models.decoder import NO_PREFIX, Decoder, Prefix
-from sapwood.models.encoder import Encoder
+from sapwood.models.decoder import Prefix
 from sapwood.models.layout import split_by_budget
 from sapwood.models.prefixes import trained_prefix
-from sapwood.models.trie import LabelTrie
-from sapwood.readouts.head import Head
 from sapwood.tensorflow import heads
 from sapwood.tensorflow.arrays import Weights
 from sapwood.tensorflow.arrival import tensorflow
 from sapwood.tensorflow.attached import weights_of
 from sapwood.tensorflow.bodies import FAR, Rows, states
 from sapwood.tensorflow.graph import Graph
-from sapwood.training.heads import TrainedHead
-from sapwood.training.labels import Seat, Target, check_trainable
+from sapwood.training import Supervision
+from sapwood.training.heads import HeadSupervision
 
 Array = np.ndarray[Any, Any]
 
@@ -43,32 +40,77 @@ def padded(rows: Sequence[Sequence[int]]) -> dict[str, Array]:
     return {"ids": ids, "mask": mask}
 
 
-class LabelsSupervision:
-    """The loss of examples with one label each, whose words a decoder continues with.
+class Asked(Protocol):
+    """What is asked of rows: `net` and what trains, the arrays of examples, and their loss."""
 
-    `shared`, `prefix`: what all rows follow, as tokens or encoded (see `training.labels.Seat`).
-    What a trained prefix stands behind never sees it, so it is encoded once. Raises what
-    `check_trainable` and `weights_of` raise, and ConfigError (E-CONFIG-262) where another method
-    acts on it besides.
-    """
+    net: Weights
+    trained: dict[str, Tensor]
+
+    def length(self, number: int) -> int:
+        """Return the tokens of an example."""
+        ...
+
+    def given(self, numbers: Sequence[int]) -> dict[str, Array]:
+        """Return what the graph takes for examples."""
+        ...
+
+    def losses(self, w: Weights, given: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return their summed loss, as TensorFlow's scalar."""
+        ...
+
+
+class SecondSupervision:
+    """The loss of `plain`, torch's supervision, as TensorFlow computes what `asked` says."""
 
     def __init__(
-        self,
-        decoder: Decoder,
-        targets: Sequence[Target],
-        trie: LabelTrie,
-        *,
-        shared: Sequence[int] = (),
-        prefix: Prefix | Callable[[], Prefix] = NO_PREFIX,
-        xla: bool = False,
+        self, plain: Supervision | HeadSupervision, asked: Asked, *, xla: bool = False
     ) -> None:
-        given = prefix
-        seat = Seat(
-            shared=tuple(shared), prefix=(lambda: given) if isinstance(given, Prefix) else given
-        )
-        check_trainable(decoder, [t.row for t in targets], seat)
-        self.targets, self.shared = targets, seat.shared
-        before = seat.prefix()
+        self.plain, self.asked = plain, asked
+        like = asked.given([0])
+        self.graph = Graph(asked.net, asked.losses, asked.trained, like=like, xla=xla)
+
+    def __len__(self) -> int:
+        return len(self.plain)
+
+    def supervised(self, numbers: Sequence[int]) -> int:
+        """Return what the summed loss of the examples `numbers` is divided by."""
+        return self.plain.supervised(numbers)
+
+    def losses(self, numbers: Sequence[int], budget: int) -> Iterator[tuple[Tensor, int]]:
+        """Yield (summed loss, tokens computed) in parts of about `budget` tokens."""
+        for part in split_by_budget([self.asked.length(n) for n in numbers], budget):
+            given = self.asked.given([numbers[n] for n in part])
+            (loss,) = self.graph(given)
+            yield loss, int(given["mask"].sum())
+
+
+def under_words(plain: Supervision, *, xla: bool = False) -> SecondSupervision:
+    """Return the loss of examples with one label each, whose words a decoder continues with.
+
+    Raises what `weights_of` raises, and ConfigError (E-CONFIG-262) for a trained prefix with
+    another method behind a prompt.
+    """
+    return SecondSupervision(plain, _Words(plain), xla=xla)
+
+
+def under_head(plain: HeadSupervision, *, xla: bool = False) -> SecondSupervision:
+    """Return the loss of texts with one label each, under a head that trains.
+
+    Raises what `weights_of` raises, and ConfigError (E-CONFIG-262) for a pooling that this engine
+    does not compute.
+    """
+    return SecondSupervision(plain, _Head(plain), xla=xla)
+
+
+class _Words:
+    """Rows that end in a label's words.
+
+    What a trained prefix stands behind never sees it, so it is encoded once.
+    """
+
+    def __init__(self, plain: Supervision) -> None:
+        decoder, self.targets, self.shared = plain.decoder, plain.targets, plain.seat.shared
+        before = plain.seat.prefix()
         if trained_prefix(decoder.net) is not None and self.shared:
             if len(list(parts.parts(decoder.net))) > 1:
                 raise ConfigError(
@@ -79,49 +121,34 @@ class LabelsSupervision:
             with torch.no_grad():
                 before, self.shared = decoder.encode(self.shared), ()
         self.past = _past(before)
-        self.known = sorted({token for path in trie.paths for _, token in path})
-        self._place = {token: n for n, token in enumerate(self.known)}
-        self.forbidden = np.full((len(trie.tokens), len(self.known)), FAR, np.float32)
-        for node, tokens in enumerate(trie.children):
-            self.forbidden[node, [self._place[token] for token in tokens]] = 0.0
-        weights, trained = weights_of(decoder.net)
-        self.graph = Graph(weights, self._losses, trained, like=self._given(targets[:1]), xla=xla)
+        self.places = plain.head.places
+        self.unseen = FAR * plain.head.forbidden.float().cpu().numpy()  # (nodes, known tokens)
+        self.net, self.trained = weights_of(decoder.net)
 
-    def __len__(self) -> int:
-        return len(self.targets)
+    def length(self, number: int) -> int:
+        """See `Asked`."""
+        return len(self.shared) + len(self.targets[number].row.ids)
 
-    def supervised(self, numbers: Sequence[int]) -> int:
-        """Return the number of examples: the loss is their mean."""
-        return len(numbers)
-
-    def losses(self, numbers: Sequence[int], budget: int) -> Iterator[tuple[Tensor, int]]:
-        """Yield (summed loss, tokens computed) in parts of about `budget` tokens."""
-        chosen = [self.targets[n] for n in numbers]
-        before = len(self.shared)
-        for part in split_by_budget([before + len(t.row.ids) for t in chosen], budget):
-            given = self._given([chosen[n] for n in part])
-            (loss,) = self.graph(given)
-            yield loss, int(given["mask"].sum())
-
-    def _given(self, targets: Sequence[Target]) -> dict[str, Array]:
-        """Return what the graph takes: rows, and where which tokens are asked for."""
-        before = len(self.shared)
+    def given(self, numbers: Sequence[int]) -> dict[str, Array]:
+        """See `Asked`: rows, and where which tokens are asked for."""
+        before, targets = len(self.shared), [self.targets[n] for n in numbers]
         given = padded([[*self.shared, *t.row.ids] for t in targets])
         given["places"] = np.array(
             [(n, before + at) for n, t in enumerate(targets) for at in t.row.wanted], np.int32
         )
         given["nodes"] = np.array([node for t in targets for node in t.nodes], np.int32)
-        given["gold"] = np.array([self._place[a] for t in targets for a in t.answers], np.int32)
+        given["gold"] = np.array([self.places[a] for t in targets for a in t.answers], np.int32)
         if self.past is not None:
             given["past"] = self.past
         return given
 
-    def _losses(self, w: Weights, given: Mapping[str, Any]) -> tuple[Any, ...]:
+    def losses(self, w: Weights, given: Mapping[str, Any]) -> tuple[Any, ...]:
+        """See `Asked`."""
         tf = tensorflow()
         rows = Rows(ids=given["ids"], mask=given["mask"], past=given.get("past"))
         at = heads.chosen(states(w, rows), given["places"])
-        scores = heads.label_scores(w, at, self.known)
-        scores += tf.gather(tf.constant(self.forbidden), given["nodes"])
+        scores = heads.label_scores(w, at, list(self.places))
+        scores += tf.gather(tf.constant(self.unseen), given["nodes"])
         return (heads.cross_entropy(scores, given["gold"]),)
 
 
@@ -133,59 +160,37 @@ def _past(prefix: Prefix) -> Array | None:
     return np.stack(parts)
 
 
-class HeadSupervision:
-    """The loss of texts with one label each, under a head that trains.
+class _Head:
+    """Rows whose pooled states a head reads."""
 
-    `rows`: token ids; `gold`: label numbers. Raises what `weights_of` raises, and ConfigError
-    (E-CONFIG-262) for a pooling that this engine does not compute.
-    """
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        rows: Sequence[Sequence[int]],
-        gold: Sequence[int],
-        head: TrainedHead[Head],
-        *,
-        xla: bool = False,
-    ) -> None:
-        encoder.check_length(rows)
-        self.pooling = head.start.pooling
+    def __init__(self, plain: HeadSupervision) -> None:
+        self.plain, self.pooling = plain, plain.head.start.pooling
         if self.pooling not in ("mean", "first"):
             raise ConfigError(
                 "E-CONFIG-262",
                 f"The engine 'tensorflow' does not pool by '{self.pooling}'.",
                 fix="--engine torch",
             )
-        self.rows, self.gold, self.head = rows, gold, head
-        weights, trained = weights_of(encoder.net, head)
-        self.width = int(weights.embeddings.shape[1])
-        self.graph = Graph(weights, self._losses, trained, like=self._given([0]), xla=xla)
+        self.net, self.trained = weights_of(plain.encoder.net, plain.head)
+        self.width = int(self.net.embeddings.shape[1])
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    def length(self, number: int) -> int:
+        """See `Asked`."""
+        return len(self.plain.rows[number])
 
-    def supervised(self, numbers: Sequence[int]) -> int:
-        """Return the number of texts: the loss is their mean."""
-        return len(numbers)
-
-    def losses(self, numbers: Sequence[int], budget: int) -> Iterator[tuple[Tensor, int]]:
-        """Yield (summed loss, tokens computed) in parts of about `budget` tokens."""
-        for part in split_by_budget([len(self.rows[n]) for n in numbers], budget):
-            given = self._given([numbers[n] for n in part])
-            (loss,) = self.graph(given)
-            yield loss, int(given["mask"].sum())
-
-    def _given(self, numbers: Sequence[int]) -> dict[str, Array]:
-        given = padded([self.rows[n] for n in numbers])
-        given["gold"] = np.array([int(self.gold[n]) for n in numbers], np.int32)
+    def given(self, numbers: Sequence[int]) -> dict[str, Array]:
+        """See `Asked`: rows, their labels, and what dropout leaves of their pooled states."""
+        plain = self.plain
+        given = padded([plain.rows[n] for n in numbers])
+        given["gold"] = np.array([int(plain.gold[n]) for n in numbers], np.int32)
         # the mask of dropout is torch's, so that a resumed run draws the same
         whole = torch.ones(len(numbers), self.width)
-        dropped = functional.dropout(whole, self.head.start.dropout, self.head.training)
+        dropped = functional.dropout(whole, plain.head.start.dropout, plain.head.training)
         given["kept"] = dropped.numpy()
         return given
 
-    def _losses(self, w: Weights, given: Mapping[str, Any]) -> tuple[Any, ...]:
+    def losses(self, w: Weights, given: Mapping[str, Any]) -> tuple[Any, ...]:
+        """See `Asked`."""
         found = states(w, Rows(ids=given["ids"], mask=given["mask"]))
         vectors = heads.pooled(found, given["mask"], self.pooling) * given["kept"]
         return (heads.cross_entropy(heads.head_scores(w, vectors), given["gold"]),)
