@@ -109,7 +109,7 @@ def test_equals_one_masked_softmax(
 @pytest.mark.parametrize(("cached", "window"), [(0, None), (11, None), (11, 6), (11, 2), (0, 3)])
 def test_a_step_equals_one_masked_softmax(flash, cached, window, monkeypatch):
     if not flash:  # the path of other devices, in float32 inside
-        monkeypatch.setattr(attention, "_partial", partial_elsewhere)
+        monkeypatch.setattr(attention, "partial_attention", partial_elsewhere)
     torch.manual_seed(0)
     lengths = [4, 0, 7]
     prefix = tuple(torch.randn(1, KEYS, cached, SIZE) for _ in range(2))

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from sapwood.errors import ConfigError, ModelError
 from sapwood.methods.adapter import Bottleneck, Tap
-from sapwood.methods.bank_layer import BankLayer, Passing, Sharing, Use
+from sapwood.methods.bank_layer import BankLayer
 from sapwood.methods.dora import DoraLayer
 from sapwood.methods.ia3 import Ia3Layer
 from sapwood.methods.lora import LoraLayer
 from sapwood.methods.parts import Method, Part, detach, innermost, parts
+from sapwood.methods.sharing import Passing, Sharing, Use
 from sapwood.methods.vera import VeraLayer
 from sapwood.registry import did_you_mean
 
@@ -53,18 +54,49 @@ class Bank:
                 fix="detach it, or give it to the bank as one of its adaptations",
             )
         self.net, self.methods, self._state = net, dict(methods), Passing()
-        made: dict[str, dict[str, Part]] = {}
+        self._made: dict[str, dict[str, Part]] = {}
         for name, method in self.methods.items():
             try:
                 method.attach(net, seed=seed if isinstance(seed, int) else seed[name])
                 for path, part in parts(net):
-                    made.setdefault(path, {})[name] = part
-                    _check_mixable(name, method, part)
+                    self._made.setdefault(path, {})[name] = part
+                    check_mixable(name, method, part)
             finally:
                 detach(net)
-        for path, here in made.items():
-            layer = BankLayer(net.get_submodule(path), here, self._state)
-            net.set_submodule(path, layer.train(net.training))
+        for path in self._made:
+            self._rebuild(path)
+
+    def admit(self, name: str, method: Method, made: Mapping[str, Part]) -> None:
+        """Take in one adaptation more; what is there stays as it is.
+
+        `made`: the parts of `method` by path, as it attached them, trained, to a net of the same
+        weights. Raises ConfigError (E-CONFIG-096) for one that cannot be mixed.
+        """
+        for part in made.values():
+            check_mixable(name, method, part)
+        self.release(name)
+        self.methods[name] = method
+        for path, part in made.items():
+            self._made.setdefault(path, {})[name] = part
+            self._rebuild(path)
+
+    def release(self, name: str) -> None:
+        """Let one adaptation go, if it is there."""
+        self.methods.pop(name, None)
+        for path in [path for path, here in self._made.items() if name in here]:
+            del self._made[path][name]
+            self._rebuild(path)
+
+    def _rebuild(self, path: str) -> None:
+        """Make the layer at `path` anew from what is there now, or put the base's own back."""
+        own = innermost(self.net.get_submodule(path))
+        here = self._made[path]
+        if here:
+            layer = BankLayer(own, here, self._state)
+            self.net.set_submodule(path, layer.train(self.net.training))
+        else:
+            del self._made[path]
+            self.net.set_submodule(path, own)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -149,13 +181,13 @@ class Bank:
         return detach(self.net)
 
 
-def _check_mixable(name: str, method: Any, part: Part) -> None:
+def check_mixable(name: str, method: Any, part: Part) -> None:
     """Raise ConfigError (E-CONFIG-096) for a part that a bank cannot reproduce."""
     why = ""
     if type(part) not in _PLAIN:
         known = "LoRA, DoRA, VeRA, IA3 and bottlenecks that read a sublayer"
         why = f"only {known} can be mixed in one batch, not {type(part).__name__}"
-    elif getattr(method, "start", "plain") == "pissa":
+    elif getattr(part.owner or method, "start", "plain") == "pissa":
         why = "its frozen starting point is no part of the base that all share; use start='eva'"
     elif isinstance(part.base_layer, Part) or innermost(part) is not part.base_layer:
         why = "it wraps one layer twice"

@@ -13,7 +13,6 @@ taken instead, the grouping of Punica (Chen et al., arXiv 2310.18547) and S-LoRA
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from sapwood.methods.adapter import Bottleneck, Tap
 from sapwood.methods.ia3 import Ia3Layer
 from sapwood.methods.low_rank import LowRank, product
 from sapwood.methods.parts import Part
+from sapwood.methods.sharing import Passing, Plan, Ready, Sharing, Where, factors, stacked
 
 # Most stacked low-rank rows. Forward and backward of a 576 x 1536 layer, ranks of 8, 640 (160)
 # tokens, one CPU core, milliseconds, stacked against a loop over each adaptation's own tokens:
@@ -31,64 +31,8 @@ from sapwood.methods.parts import Part
 # 20 (20, 9). Products by `functional.grouped_mm` would take 1.2 of the loop's 3.2 ms above the base
 # at 64 rows in bfloat16, 8 of 13 at 512, but want equal ranks and sorted copies of all tokens.
 STACKED, STACKED_FLOAT32 = 128, 32
-
-Use = Mapping[str, float]  # adaptation -> weight
-Where = slice | Tensor  # of one adaptation's tokens
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sharing:
-    """Who owns which tokens of one forward pass.
-
-    `names`: the active adaptations; `shares`: (tokens, active) weights, or (1, active) when all
-    tokens are alike. The rest is computed once and kept for all layers.
-    """
-
-    names: tuple[str, ...]
-    shares: Tensor
-    columns_made: dict[Any, Tensor] = field(default_factory=dict)
-    spans_made: dict[int, tuple[Where, float | Tensor]] = field(default_factory=dict)
-
-    def columns(self, owners: Sequence[tuple[int, float, int]], dtype: torch.dtype) -> Tensor:
-        """Return the mask (tokens or 1, columns) of stacked rows: (active number, scale, rank)."""
-        key = (tuple(owners), dtype)
-        if key not in self.columns_made:
-            blocks = [(self.shares[:, n : n + 1] * s).expand(-1, r) for n, s, r in owners]
-            self.columns_made[key] = torch.cat(blocks, 1).to(dtype)
-        return self.columns_made[key]
-
-    def span(self, number: int) -> tuple[Where, float | Tensor]:
-        """Return the tokens of an active adaptation, and their one weight or (tokens, 1)."""
-        if number not in self.spans_made:
-            share = self.shares[:, number]
-            found = share.nonzero()[:, 0]
-            where: Where = found
-            if len(share) == 1:
-                where = slice(None)
-            elif len(found) and int(found[-1] - found[0]) == len(found) - 1:
-                where = slice(int(found[0]), int(found[-1]) + 1)  # a view: nothing is gathered
-            weights = share[found]
-            alike = bool((weights == weights[:1]).all())
-            weight = float(weights[0]) if len(weights) and alike else weights[:, None]
-            self.spans_made[number] = (where, weight)
-        return self.spans_made[number]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """What one layer does in one pass: its active branches as (number in it, active number)."""
-
-    sharing: Sharing
-    branches: tuple[tuple[int, int], ...]
-    sorted: bool
-    seed: int
-
-
-class Passing:
-    """What all layers of a bank look at: who owns the tokens that pass now, None for nobody."""
-
-    def __init__(self) -> None:
-        self.sharing: Sharing | None = None
+# While answers are written a pass has a token a row, and the loop's many small calls cost most.
+FEW, STACKED_FEW = 64, 256
 
 
 class _Stacked(torch.autograd.Function):
@@ -135,6 +79,8 @@ class BankLayer(LowRank):
         self.state = state
         self.branches = tuple((n, p.rank, p.scale, p.dropout) for n, p in low.items())
         self._low = tuple(low.values())
+        self._tensors = tuple(tuple(part.trained().values()) for part in self._low)
+        self._ready: Ready | None = None
         self._taps = {name: part for name, part in made.items() if isinstance(part, Tap)}
         gains = {name: part for name, part in made.items() if isinstance(part, Ia3Layer)}
         self.before = tuple(name for name, part in gains.items() if part.before)
@@ -192,14 +138,34 @@ class BankLayer(LowRank):
         rows = sum(self.branches[n][1] for n, _ in found)
         alone = len(sharing.shares) > 1 and len(sharing.names) > 1 and rows > _most_stacked(x)
         seed = int(torch.randint(1 << 62, ())) if dropped else 0
-        plan = _Plan(sharing=sharing, branches=tuple(found), sorted=dropped or alone, seed=seed)
-        gain, factors = _factors([(self._low[n], at) for n, at in found], sharing, x.dtype)
+        plan = Plan(sharing=sharing, branches=tuple(found), sorted=dropped or alone, seed=seed)
+        if not torch.is_grad_enabled() and not plan.sorted:
+            return self._answered(x, plan)
+        gain, made = factors([(self._low[n], at) for n, at in found], sharing, x.dtype)
         if torch.is_grad_enabled():
-            return _Stacked.apply(x, self, plan, gain, *factors)  # type: ignore[no-any-return,no-untyped-call]
-        return self.compute_all(x, plan, gain, factors)[0]
+            return _Stacked.apply(x, self, plan, gain, *made)  # type: ignore[no-any-return,no-untyped-call]
+        return self.compute_all(x, plan, gain, made)[0]
+
+    def _answered(self, x: Tensor, plan: Plan) -> Tensor:
+        """Return the output from factors that stay stacked while the same adaptations act."""
+        versions = [t._version for n, _ in plan.branches for t in self._tensors[n]]
+        ready = self._ready
+        if ready is None or not ready.fits(plan.branches, versions, x):
+            active = [(self._low[n], at) for n, at in plan.branches]
+            self._ready = ready = stacked(active, plan.branches, versions, x)
+        flat = x.flatten(0, -2)
+        gain = ready.gain(plan.sharing)
+        out = product(flat, self.out_by_in(), self.bias if gain is None else None)
+        if gain is not None:
+            out.mul_(gain)
+            if self.bias is not None:
+                out.add_(self.bias)
+        inner = (flat @ ready.down).mul_(self._columns(plan, x.dtype))
+        out.addmm_(inner, ready.up)
+        return out.view(*x.shape[:-1], self.out_features)
 
     def compute_all(
-        self, x: Tensor, plan: _Plan, gain: Tensor | None, factors: Sequence[Tensor]
+        self, x: Tensor, plan: Plan, gain: Tensor | None, factors: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
         """Return (output, x W^T where there is a gain, inner products), without a graph."""
         flat, plain = x.flatten(0, -2), None
@@ -224,7 +190,7 @@ class BankLayer(LowRank):
         return whole, plain, kept
 
     def stacked_back(
-        self, states: tuple[Tensor, ...], inner: Any, plan: _Plan, factors: Sequence[Tensor]
+        self, states: tuple[Tensor, ...], inner: Any, plan: Plan, factors: Sequence[Tensor]
     ) -> list[Tensor]:
         """Return the gradients of `factors`; adds to that of the input, the last of `states`."""
         flat, grad, grad_x = states
@@ -239,7 +205,7 @@ class BankLayer(LowRank):
         return [*grad_a, *(part.t() for part in grad_b)]
 
     def sorted_back(
-        self, states: tuple[Tensor, ...], inner: Any, plan: _Plan, factors: Sequence[Tensor]
+        self, states: tuple[Tensor, ...], inner: Any, plan: Plan, factors: Sequence[Tensor]
     ) -> list[Tensor]:
         """Do the same as `stacked_back`, one adaptation's own tokens at a time."""
         flat, grad, grad_x = states
@@ -257,11 +223,11 @@ class BankLayer(LowRank):
                 grad_x[where] += (back @ low) * mask
         return [*grads_a, *grads_b]
 
-    def _columns(self, plan: _Plan, dtype: torch.dtype) -> Tensor:
+    def _columns(self, plan: Plan, dtype: torch.dtype) -> Tensor:
         owners = [(at, self.branches[n][2], self.branches[n][1]) for n, at in plan.branches]
         return plan.sharing.columns(owners, dtype)
 
-    def _spans(self, plan: _Plan, flat: Tensor) -> Iterator[tuple[Where, Any, Tensor | None]]:
+    def _spans(self, plan: Plan, flat: Tensor) -> Iterator[tuple[Where, Any, Tensor | None]]:
         """Yield (tokens, weight x scale, dropout mask) of each active branch."""
         for number, at in plan.branches:
             _, _, scale, dropout = self.branches[number]
@@ -272,26 +238,6 @@ class BankLayer(LowRank):
             yield where, whole if isinstance(whole, float) else whole.to(flat.dtype), mask
 
 
-def _factors(
-    active: Sequence[tuple[LowRank, int]], sharing: Sharing, dtype: torch.dtype
-) -> tuple[Tensor | None, list[Tensor]]:
-    """Return the gain of each token's x W^T, if any has one, and the A's and B's of branches.
-
-    `active`: each with the number of its adaptation.
-    """
-    pairs, gains, owners = [], [], []
-    for part, at in active:
-        (a, b), gain = part.factors(), part.gain()
-        if gain is not None:
-            b = b * gain[:, None]
-            gains.append(gain - 1)
-            owners.append(at)
-        pairs.append((a, b))
-    whole = 1 + sharing.shares[:, owners] @ torch.stack(gains) if gains else None
-    factors = [a for a, _ in pairs] + [b for _, b in pairs]
-    return None if whole is None else whole.to(dtype), factors
-
-
 def _drop_mask(x: Tensor, share: float, seed: int) -> Tensor:
     generator = torch.Generator(x.device).manual_seed(seed)
     kept = torch.rand(x.shape, generator=generator, device=x.device) >= share
@@ -299,6 +245,8 @@ def _drop_mask(x: Tensor, share: float, seed: int) -> Tensor:
 
 
 def _most_stacked(x: Tensor) -> int:
+    if not torch.is_grad_enabled() and x.numel() <= FEW * x.shape[-1]:
+        return STACKED_FEW
     slow = x.device.type == "cpu" and x.dtype == torch.float32
     return STACKED_FLOAT32 if slow else STACKED
 

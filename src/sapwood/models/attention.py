@@ -65,6 +65,9 @@ def _attention(
         pack.capture.append((key, value))
     scale = others.get("scaling") or query.shape[-1] ** -0.5
     sliding_window: int | None = others.get("sliding_window")
+    if pack.step is not None:
+        states = (query, key, value)
+        return pack.step.attend(module.layer_idx, states, sliding_window, scale), None
     if pack.past is not None:
         return _step(module.layer_idx, (query, key, value), pack, sliding_window, scale), None
     masks = [(group, _mask(pack, group, sliding_window, query.dtype)) for group in pack.groups]
@@ -121,7 +124,7 @@ def _mask(pack: Layout, group: Group, window: int | None, dtype: torch.dtype) ->
         visible = visible & near
     if visible is None:
         return None
-    return _additive(visible, dtype).expand(len(group.index), length, length)[:, None]
+    return additive(visible, dtype).expand(len(group.index), length, length)[:, None]
 
 
 def _window_on_prefix(pack: Layout, length: int, window: int | None) -> tuple[int, Tensor | None]:
@@ -146,14 +149,14 @@ def _step(
     assert pack.past is not None
     query = states[0]
     keys, values = pack.past.append(layer, states[1], states[2])
-    own = _additive(pack.past.visible(window)[:, None, None], query.dtype)
-    out, total = _partial(query[0].transpose(0, 1)[:, :, None], keys, values, own, scale)
+    own = additive(pack.past.visible(window)[:, None, None], query.dtype)
+    out, total = partial_attention(query[0].transpose(0, 1)[:, :, None], keys, values, own, scale)
     out, total = out[:, :, 0].transpose(0, 1)[None], total[:, :, 0].t()[None]
     if pack.cached:
         key, value = pack.cached[layer]
         first, visible = _window_on_prefix(pack, key.shape[2], window)
-        mask = None if visible is None else _additive(visible, query.dtype)
-        part, logsum = _partial(query, key[:, :, first:], value[:, :, first:], mask, scale)
+        mask = None if visible is None else additive(visible, query.dtype)
+        part, logsum = partial_attention(query, key[:, :, first:], value[:, :, first:], mask, scale)
         if visible is not None:  # no number comes from a softmax over nothing
             unseen = ~visible.any(1)
             part = part.masked_fill(unseen[:, None], 0)
@@ -164,12 +167,13 @@ def _step(
     return out.transpose(1, 2)
 
 
-def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a mask to add to scores: 0 where `visible`, else minus infinity."""
     mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
     return mask.masked_fill_(~visible, float("-inf"))
 
 
-def _partial(
+def partial_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Return softmax(query key) value, (rows, heads, queries, size), and its log-sum-exp."""
@@ -184,7 +188,7 @@ def _partial(
 def _dense_partial(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the same as `_partial` in plain operations, for any device."""
+    """Return the same as `partial_attention` in plain operations, for any device."""
     times = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(times, dim=1) for x in (key, value))
     scores = (query @ key.transpose(-1, -2)).float() * scale
@@ -249,7 +253,7 @@ class _Merged(torch.autograd.Function):
 
 
 def _prefix_mask(visible: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if visible is None else _additive(visible, dtype)
+    return None if visible is None else additive(visible, dtype)
 
 
 def _own_part(

@@ -231,8 +231,8 @@ def _once(pack: Pack) -> Pack:
     CUDA, too: its kernel takes whole rows, and gains more than a shared beginning does.
     """
     layout = pack.layout
-    whole = layout.past is not None or layout.capture is not None or layout.shared
-    whole = whole or pack.ids.is_cuda
+    rows_keep = layout.past is not None or layout.step is not None
+    whole = rows_keep or layout.capture is not None or layout.shared or pack.ids.is_cuda
     trains = torch.is_grad_enabled() and any(x.requires_grad for p in layout.cached for x in p)
     return beginning_once(pack) if trains and not whole else pack
 

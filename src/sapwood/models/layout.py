@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -61,6 +62,16 @@ class Group:
     visible: Tensor | None = None
 
 
+class Attending(Protocol):
+    """What takes attention over for rows that keep their keys and values themselves."""
+
+    def attend(
+        self, layer: int, states: tuple[Tensor, ...], window: int | None, scale: float
+    ) -> Tensor:
+        """Return (1, tokens, heads, size) from query, key and value, (1, heads, tokens, size)."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """Which tokens of one pack may see each other.
@@ -70,7 +81,8 @@ class Layout:
     the positions `cached_at` (length,), None for 0, 1, 2, ...; with both, the shared tokens follow
     the cached ones.
     `positions`: (tokens,). With `capture`, each layer appends its own keys and values to that
-    list. With `past`, each token is the next one of a row that grows, and there are no groups.
+    list. With `past`, each token is the next one of a row that grows, and there are no groups; with
+    `step` (models/slots.py) tokens are the next ones of rows in slots.
     """
 
     groups: tuple[Group, ...]
@@ -80,6 +92,7 @@ class Layout:
     cached_at: Tensor | None = None
     capture: list[KeysValues] | None = None
     past: Past | None = None
+    step: Attending | None = None
 
     @cached_property
     def borders(self) -> Tensor:
@@ -133,7 +146,7 @@ def split_by_budget(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         yield part
 
 
-def _tree(row: Row, length: int) -> Tensor:
+def row_tree(row: Row, length: int) -> Tensor:
     """Return (length, length): the tokens each token of a tree row sees, itself and ancestors."""
     visible = torch.eye(length, dtype=torch.bool)
     if row.parents is None:
@@ -159,7 +172,7 @@ def _group(rows: Sequence[Row], starts: Sequence[int], causal: bool) -> Group:
         else:
             visible = torch.ones(1, length, length, dtype=torch.bool)
     elif any(row.parents is not None for row in rows):
-        visible = torch.stack([_tree(row, length) for row in rows])
+        visible = torch.stack([row_tree(row, length) for row in rows])
     return Group(index=index, valid=valid, visible=visible)
 
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from sapwood.errors import DataError, ModelError
 from sapwood.interfaces import Floats, Integers
 from sapwood.methods.bank import Bank
-from sapwood.methods.bank_layer import Use
 from sapwood.methods.lora import Lora
+from sapwood.methods.sharing import Use
 from sapwood.metrics import paired_difference
 from sapwood.models.decoder import PACK_TOKENS, Decoder
 from sapwood.models.labels import LabelHead

@@ -20,7 +20,7 @@ from torch import Tensor
 from sapwood.checkpoint import load_checkpoint, save_checkpoint
 from sapwood.errors import ConfigError
 from sapwood.methods.bank import Bank
-from sapwood.methods.bank_layer import Use
+from sapwood.methods.sharing import Use
 from sapwood.models.decoder import Prefix
 from sapwood.models.layout import Row, build_pack, split_by_budget, tokens_at_once
 from sapwood.models.recomputing import recomputing

@@ -1,0 +1,1 @@
+"""Many adaptations on one frozen base in one batch, in the order it runs: wish, resident, batch."""
