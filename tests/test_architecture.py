@@ -28,6 +28,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("adaptation",),
     ("training", "evaluation", "testing"),
     ("tensorflow",),
+    ("pool",),
     ("bridges",),
     ("search",),
     ("report",),

@@ -112,7 +112,7 @@ def test_scope_suffix_encodes_the_context_without_the_method(bases, candidate):
     made = candidate("lora+context")
     assert made.scope == "suffix"
     with Predictor(made, bases) as predictor:
-        found = predictor._reader.prefix()
+        found = predictor.reader.prefix()
     plain = Reader(bases, made.base.name, made.context, made.labels).prefix()
     for (key, value), (other_key, other_value) in zip(found.layers, plain.layers, strict=True):
         assert torch.equal(key, other_key) and torch.equal(value, other_value)
@@ -124,7 +124,7 @@ def test_tokens_are_those_of_the_queries_not_of_the_context(bases, candidate):
         predictor.probabilities(TEXTS[:1])
         predictor.tokens = 0
         predictor.probabilities(TEXTS[:1])
-        a_query, context = predictor.tokens, len(predictor._reader.prompter.prefix)
+        a_query, context = predictor.tokens, len(predictor.reader.prompter.prefix)
     assert 0 < a_query < 60 < context
 
 

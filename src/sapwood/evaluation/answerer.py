@@ -33,7 +33,7 @@ class Answerer:
         self.adaptation, self.bases, self.stored = adaptation, bases, stored
         self.task = task_named(adaptation.task)
         self.tokens = 0
-        self._asked: Any = None
+        self.asked: Any = None
         self._net: Any = None
         for ref in (adaptation.base, adaptation.embedder):
             if ref is not None:
@@ -42,13 +42,13 @@ class Answerer:
     def __enter__(self) -> Answerer:
         made = self.adaptation
         if made.base is None:
-            self._asked = made.readout
+            self.asked = made.readout
             return self
         if made.method is not None:
             self._net = self.bases.get(made.base.name).net
             attach_trained(self._net, made.method, made.weights, where="the adaptation")
         readers = {"states": self._tagger, "features": self._labeller}
-        self._asked = readers.get(made.reads, self._writer)()
+        self.asked = readers.get(made.reads, self._writer)()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -70,30 +70,30 @@ class Answerer:
 
     def found(self, rows: Sequence[Example]) -> list[Answer]:
         """Return what is found in each text."""
-        before = self._asked.tokens if hasattr(self._asked, "tokens") else 0
-        asked = rows if isinstance(self._asked, Writer) else [row.text for row in rows]
-        answers: list[Answer] = self._asked.answers(asked)
-        if hasattr(self._asked, "tokens"):
-            self.tokens += self._asked.tokens - before
+        before = self.asked.tokens if hasattr(self.asked, "tokens") else 0
+        asked = rows if isinstance(self.asked, Writer) else [row.text for row in rows]
+        answers: list[Answer] = self.asked.answers(asked)
+        if hasattr(self.asked, "tokens"):
+            self.tokens += self.asked.tokens - before
         return answers
 
     def scored(self, rows: Sequence[Example]) -> list[Answer]:
         """Return how probable the wanted answers are."""
-        before = getattr(self._asked, "tokens", 0)
-        answers: list[Answer] = self._asked.scored(rows)
-        self.tokens += getattr(self._asked, "tokens", 0) - before
+        before = getattr(self.asked, "tokens", 0)
+        answers: list[Answer] = self.asked.scored(rows)
+        self.tokens += getattr(self.asked, "tokens", 0) - before
         return answers
 
     def written(self, rows: Sequence[Example]) -> list[Answer]:
         """Return answers written out."""
-        if isinstance(self._asked, Writer):
+        if isinstance(self.asked, Writer):
             return [several[0] for several in self.drawn(rows)]
-        answers: list[Answer] = self._asked.written(rows)
+        answers: list[Answer] = self.asked.written(rows)
         return answers
 
     def drawn(self, rows: Sequence[Example]) -> list[list[Answer]]:
         """Return all samples of each row, with their frames in words too (see `decode_by`)."""
-        writer = self._asked
+        writer = self.asked
         assert isinstance(writer, Writer), "only a base that writes gives several answers"
         before = writer.tokens
         found = writer.drawn(rows)
@@ -107,8 +107,8 @@ class Answerer:
 
     def decode_by(self, decoding: Sampling) -> None:
         """Write by these settings from now on, not by the adaptation's own."""
-        assert isinstance(self._asked, Writer), "only a base that writes can be told how"
-        self._asked.decoding = decoding
+        assert isinstance(self.asked, Writer), "only a base that writes can be told how"
+        self.asked.decoding = decoding
 
     def _worded(self, row: Example, answer: Answer) -> Answer:
         """Return an answer with its frames in words too."""

@@ -38,7 +38,7 @@ class Predictor:
         self.tokens = 0
         self._net: Any = None
         self._settings = adaptation.readout.state()[0]
-        self._reader: Reader | TextToTextReader | MaskedReader | None = None
+        self.reader: Reader | TextToTextReader | MaskedReader | None = None
         for ref in (adaptation.base, adaptation.embedder):
             if ref is not None:
                 bases.expect(ref)
@@ -54,13 +54,13 @@ class Predictor:
         if made.base.kind == "encoder":
             if made.reads == "scores":
                 assert made.context is not None
-                self._reader = MaskedReader(self.bases, made.base.name, made.context, made.labels)
+                self.reader = MaskedReader(self.bases, made.base.name, made.context, made.labels)
             return self
         assert made.context is not None
         if made.base.kind == "text-to-text":
-            self._reader = TextToTextReader(self.bases, made.base.name, made.context, made.labels)
+            self.reader = TextToTextReader(self.bases, made.base.name, made.context, made.labels)
             return self
-        self._reader = Reader(
+        self.reader = Reader(
             self.bases,
             made.base.name,
             made.context,
@@ -89,14 +89,14 @@ class Predictor:
         made = self.adaptation
         if made.base is None:
             return list(texts)
-        if made.base.kind == "encoder" and self._reader is None:
+        if made.base.kind == "encoder" and self.reader is None:
             assert made.method is None or self._net is not None, "use it in a with block"
             pooling = str(self._settings.get("pooling", "mean"))
             limit = made.max_text_tokens
             return self.bases.embed(made.base.name, texts, pooling=pooling, limit=limit)
-        assert self._reader is not None, "use the predictor in a with block"
+        assert self.reader is not None, "use the predictor in a with block"
         normalise = str(self._settings.get("normalise", "vocabulary"))
-        reading = self._reader.read(texts, normalise=normalise)
+        reading = self.reader.read(texts, normalise=normalise)
         self.tokens += reading.tokens
         return reading.features if made.reads == "features" else reading.scores
 

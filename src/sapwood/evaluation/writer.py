@@ -75,23 +75,23 @@ class Writer:
         found: list[list[Answer]] = [[Answer(stopped=False)]] * len(rows)
         for numbers, prompts, prefix in self._asked(rows):
             before = self.decoder.tokens_run
-            sampling = self._sampling(rows[numbers[0]], prompts, prefix)
+            sampling = self.sampling(rows[numbers[0]], prompts, prefix)
             made = generate(
                 self.decoder,
                 prompts,
                 prefix,
                 sampling=sampling,
-                guides=[self._guide(rows[n].text) for n in numbers] if self._guided() else [],
+                guides=[self.guide(rows[n].text) for n in numbers] if self.guided else [],
                 numbers=[rows[n].row for n in numbers],
                 tokenizer=self.tokenizer,
             )
             for n, several in zip(numbers, made, strict=True):
-                own = [self._answer(rows[n], one.ids, one.stopped) for one in several]
+                own = [self.answer(rows[n], one.ids, one.stopped) for one in several]
                 found[n] = own or found[n]
             self.tokens += self.decoder.tokens_run - before
         return found
 
-    def _sampling(self, row: Example, prompts: Sequence[Sequence[int]], prefix: Prefix) -> Sampling:
+    def sampling(self, row: Example, prompts: Sequence[Sequence[int]], prefix: Prefix) -> Sampling:
         """Return how rows like `row` are answered, within what the base reads."""
         asked = self.decoding
         longest = max(map(len, prompts)) + prefix.next_position
@@ -141,10 +141,13 @@ class Writer:
         )["input_ids"]
         return (*self.ends, *between) if len(between) == 1 else self.ends
 
-    def _guided(self) -> bool:
+    @property
+    def guided(self) -> bool:
+        """Whether answers follow a grammar."""
         return bool(self.readout.form) or (self.readout.grammar and self.readout.task in GUIDED)
 
-    def _guide(self, text: str) -> Guide:
+    def guide(self, text: str) -> Guide:
+        """Return the grammar of answers about a text."""
         if self._guides is None:
             rows = self.decoder.net.get_output_embeddings().weight.shape[0]
             self._guides = Guides(self.tokenizer, rows, self.ends)
@@ -154,7 +157,8 @@ class Writer:
             return self._verses.copy()
         return self._guides.guide(grammar(self.readout.task, text, self.readout.schema))
 
-    def _answer(self, row: Example, ids: Sequence[int], stopped: bool) -> Answer:
+    def answer(self, row: Example, ids: Sequence[int], stopped: bool) -> Answer:
+        """Return what token ids say of a row."""
         words = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         if not row.turns:
             words = words.strip().split(self.context.template.separator)[0]

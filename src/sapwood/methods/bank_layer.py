@@ -78,9 +78,9 @@ class BankLayer(LowRank):
         super().__init__(layer, rank=sum(part.rank for part in low.values()), scale=1.0)
         self.state = state
         self.branches = tuple((n, p.rank, p.scale, p.dropout) for n, p in low.items())
-        self._low = tuple(low.values())
-        self._tensors = tuple(tuple(part.trained().values()) for part in self._low)
-        self._ready: Ready | None = None
+        self.low = tuple(low.values())
+        self.tensors = tuple(tuple(part.trained().values()) for part in self.low)
+        self.ready: Ready | None = None
         self._taps = {name: part for name, part in made.items() if isinstance(part, Tap)}
         gains = {name: part for name, part in made.items() if isinstance(part, Ia3Layer)}
         self.before = tuple(name for name, part in gains.items() if part.before)
@@ -140,29 +140,11 @@ class BankLayer(LowRank):
         seed = int(torch.randint(1 << 62, ())) if dropped else 0
         plan = Plan(sharing=sharing, branches=tuple(found), sorted=dropped or alone, seed=seed)
         if not torch.is_grad_enabled() and not plan.sorted:
-            return self._answered(x, plan)
-        gain, made = factors([(self._low[n], at) for n, at in found], sharing, x.dtype)
+            return _answered(self, x, plan)
+        gain, made = factors([(self.low[n], at) for n, at in found], sharing, x.dtype)
         if torch.is_grad_enabled():
             return _Stacked.apply(x, self, plan, gain, *made)  # type: ignore[no-any-return,no-untyped-call]
         return self.compute_all(x, plan, gain, made)[0]
-
-    def _answered(self, x: Tensor, plan: Plan) -> Tensor:
-        """Return the output from factors that stay stacked while the same adaptations act."""
-        versions = [t._version for n, _ in plan.branches for t in self._tensors[n]]
-        ready = self._ready
-        if ready is None or not ready.fits(plan.branches, versions, x):
-            active = [(self._low[n], at) for n, at in plan.branches]
-            self._ready = ready = stacked(active, plan.branches, versions, x)
-        flat = x.flatten(0, -2)
-        gain = ready.gain(plan.sharing)
-        out = product(flat, self.out_by_in(), self.bias if gain is None else None)
-        if gain is not None:
-            out.mul_(gain)
-            if self.bias is not None:
-                out.add_(self.bias)
-        inner = (flat @ ready.down).mul_(self._columns(plan, x.dtype))
-        out.addmm_(inner, ready.up)
-        return out.view(*x.shape[:-1], self.out_features)
 
     def compute_all(
         self, x: Tensor, plan: Plan, gain: Tensor | None, factors: Sequence[Tensor]
@@ -178,11 +160,11 @@ class BankLayer(LowRank):
         half = len(factors) // 2
         if not plan.sorted:
             a, b = torch.cat(list(factors[:half])), torch.cat(list(factors[half:]), 1)
-            inner = (flat @ a.to(x.dtype).t()).mul_(self._columns(plan, x.dtype))
+            inner = (flat @ a.to(x.dtype).t()).mul_(self.columns(plan, x.dtype))
             out.addmm_(inner, b.to(x.dtype).t())
             return whole, plain, [inner]
         kept = []
-        for number, (where, weight, mask) in enumerate(self._spans(plan, flat)):
+        for number, (where, weight, mask) in enumerate(_spans(self, plan, flat)):
             own = flat[where] if mask is None else flat[where] * mask
             inner = (own @ factors[number].to(x.dtype).t()).mul_(weight)
             _add(out, where, inner, factors[half + number].to(x.dtype).t())
@@ -196,7 +178,7 @@ class BankLayer(LowRank):
         flat, grad, grad_x = states
         half = len(factors) // 2
         a, b = torch.cat(list(factors[:half])), torch.cat(list(factors[half:]), 1)
-        back = (grad @ b.to(grad.dtype)).mul_(self._columns(plan, grad.dtype))
+        back = (grad @ b.to(grad.dtype)).mul_(self.columns(plan, grad.dtype))
         if grad_x is not None:
             grad_x.addmm_(back, a.to(grad.dtype))
         ranks = [len(factor) for factor in factors[:half]]
@@ -211,7 +193,7 @@ class BankLayer(LowRank):
         flat, grad, grad_x = states
         half = len(factors) // 2
         grads_a, grads_b = [], []
-        for number, (where, weight, mask) in enumerate(self._spans(plan, flat)):
+        for number, (where, weight, mask) in enumerate(_spans(self, plan, flat)):
             own, upstream = flat[where], grad[where]
             back = (upstream @ factors[half + number].to(grad.dtype)).mul_(weight)
             grads_a.append(back.t() @ (own if mask is None else own * mask))
@@ -223,19 +205,42 @@ class BankLayer(LowRank):
                 grad_x[where] += (back @ low) * mask
         return [*grads_a, *grads_b]
 
-    def _columns(self, plan: Plan, dtype: torch.dtype) -> Tensor:
+    def columns(self, plan: Plan, dtype: torch.dtype) -> Tensor:
+        """Return the mask of all stacked rows; see `Sharing`."""
         owners = [(at, self.branches[n][2], self.branches[n][1]) for n, at in plan.branches]
         return plan.sharing.columns(owners, dtype)
 
-    def _spans(self, plan: Plan, flat: Tensor) -> Iterator[tuple[Where, Any, Tensor | None]]:
-        """Yield (tokens, weight x scale, dropout mask) of each active branch."""
-        for number, at in plan.branches:
-            _, _, scale, dropout = self.branches[number]
-            where, weight = plan.sharing.span(at)
-            wet = self.training and dropout > 0
-            mask = _drop_mask(flat[where], dropout, plan.seed + at) if wet else None
-            whole = weight * scale
-            yield where, whole if isinstance(whole, float) else whole.to(flat.dtype), mask
+
+def _answered(layer: BankLayer, x: Tensor, plan: Plan) -> Tensor:
+    """Return the output from factors that stay stacked while the same adaptations act."""
+    versions = [t._version for n, _ in plan.branches for t in layer.tensors[n]]
+    ready = layer.ready
+    if ready is None or not ready.fits(plan.branches, versions, x):
+        active = [(layer.low[n], at) for n, at in plan.branches]
+        layer.ready = ready = stacked(active, plan.branches, versions, x)
+    flat = x.flatten(0, -2)
+    gain = ready.gain(plan.sharing)
+    out = product(flat, layer.out_by_in(), layer.bias if gain is None else None)
+    if gain is not None:
+        out.mul_(gain)
+        if layer.bias is not None:
+            out.add_(layer.bias)
+    inner = (flat @ ready.down).mul_(layer.columns(plan, x.dtype))
+    out.addmm_(inner, ready.up)
+    return out.view(*x.shape[:-1], layer.out_features)
+
+
+def _spans(
+    layer: BankLayer, plan: Plan, flat: Tensor
+) -> Iterator[tuple[Where, Any, Tensor | None]]:
+    """Yield (tokens, weight x scale, dropout mask) of each active branch."""
+    for number, at in plan.branches:
+        _, _, scale, dropout = layer.branches[number]
+        where, weight = plan.sharing.span(at)
+        wet = layer.training and dropout > 0
+        mask = _drop_mask(flat[where], dropout, plan.seed + at) if wet else None
+        whole = weight * scale
+        yield where, whole if isinstance(whole, float) else whole.to(flat.dtype), mask
 
 
 def _drop_mask(x: Tensor, share: float, seed: int) -> Tensor:

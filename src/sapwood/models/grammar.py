@@ -7,6 +7,7 @@ the grammar accepts it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,10 @@ from sapwood.errors import ConfigError, ModelError
 # What one step may cost, in llguidance's units: verses (tasks.verses) ask for classes of thousands
 # of characters in hundreds of alternatives. That is some ten times its defaults, and milliseconds.
 FUEL, ITEMS, ROW_ITEMS = 20_000_000, 2_000_000, 20_000
+
+
+# Small models fill an answer with line breaks where a schema leaves room for them.
+_SPACES: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 class Guide:
@@ -61,6 +66,27 @@ class Guides:
 
         Raises ConfigError (E-CONFIG-071) when it is no grammar.
         """
+        from llguidance import LLMatcher
+
+        return self._begin(LLMatcher.grammar_from_lark(grammar))
+
+    def following_schema(self, schema: str) -> Guide:
+        """Return a guide of JSON that follows a JSON schema, itself in JSON.
+
+        Raises ConfigError (E-CONFIG-071) when it is none, or has what cannot be followed.
+        """
+        from llguidance import LLMatcher
+
+        try:
+            content = json.loads(schema)
+        except ValueError as error:
+            raise ConfigError("E-CONFIG-071", f"Not a JSON schema: {error}") from None
+        content = content or {"type": "object"}
+        return self._begin(
+            LLMatcher.grammar_from_json_schema(json.dumps(content), defaults=_SPACES)
+        )
+
+    def _begin(self, grammar: str) -> Guide:
         from llguidance import LLMatcher, LLParserLimits
 
         limits = LLParserLimits(
@@ -69,8 +95,7 @@ class Guides:
             step_max_items=ITEMS,
             max_items_in_row=ROW_ITEMS,
         )
-        lark = LLMatcher.grammar_from_lark(grammar)
-        matcher = LLMatcher(self._tokenizer, lark, log_level=0, limits=limits)
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
         if matcher.is_error():
             raise ConfigError("E-CONFIG-071", f"Not a grammar: {matcher.get_error()}")
         return Guide(matcher)

@@ -22,7 +22,7 @@ from sapwood.models.past import KeysValues
 from sapwood.models.prefixes import NO_PREFIX, Prefix
 
 # Slots grow by doubling, from room for a prompt and an answer of a few sentences.
-_ROOM = 128
+_ROOM, _MOST_AT_REST = 128, 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +163,12 @@ class Slots:
         self.at[target, :length] = self.at[source, :length]
         self.lengths[target], self.following[target] = length, self.following[source]
         self.lengths[source] = 0
+
+    def rest(self) -> None:
+        """Give back room that only long rows needed, once no row is there."""
+        if self.room > _MOST_AT_REST:
+            self.layers, self.room = [], _ROOM
+            self.at = self.at[:, :_ROOM].clone()
 
     def pack(self, pieces: Sequence[Piece]) -> Pack:
         """Return one pass over pieces, at most one a slot, whose tokens then count as held.
