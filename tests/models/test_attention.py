@@ -137,3 +137,21 @@ def test_a_step_equals_one_masked_softmax(flash, cached, window, monkeypatch):
 def partial_elsewhere(query, key, value, mask, scale):
     """Return `_partial` as any device but the CPU gets it."""
     return attention._dense_partial(query, key, value, mask, scale)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_one_query_a_row_in_half_precision_is_the_kernel(masked: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(3, 6, 1, 8, generator=generator)
+    key, value = (torch.randn(3, 2, 11, 8, generator=generator) for _ in range(2))
+    mask = None
+    if masked:
+        seen = torch.arange(11)[None] < torch.tensor([[4], [11], [1]])
+        mask = attention.additive(seen[:, None, None], torch.float32)
+    wanted, total = attention.partial_attention(query, key, value, mask, 0.3)
+    half = [x.to(torch.bfloat16) for x in (query, key, value)]
+    low = None if mask is None else mask.to(torch.bfloat16)
+    found, sums = attention.partial_attention(*half, low, 0.3)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), wanted, atol=3e-2, rtol=3e-2)
+    torch.testing.assert_close(sums.float(), total.float(), atol=3e-2, rtol=3e-2)

@@ -77,10 +77,9 @@ class Ready:
     gains: Tensor | None
     gained: list[int]
 
-    def fits(self, branches: Branches, versions: list[int], x: Tensor) -> bool:
-        """Tell whether these are the factors of `branches` as they are now, for inputs like `x`."""
-        wanted = (branches, versions, x.dtype)
-        return (self.branches, self.versions, self.down.dtype) == wanted
+    def fits(self, branches: Branches, versions: list[int]) -> bool:
+        """Tell whether these are the factors of `branches` as they are now."""
+        return (self.branches, self.versions) == (branches, versions)
 
     def gain(self, sharing: Sharing) -> Tensor | None:
         """Return the factor of each token's outputs, (tokens or 1, outputs), None for 1."""
@@ -98,16 +97,19 @@ class Passing:
 
 
 def stacked(
-    active: Sequence[tuple[LowRank, int]], branches: Branches, versions: list[int], x: Tensor
+    active: Sequence[tuple[LowRank, int]],
+    branches: Branches,
+    versions: list[int],
+    dtype: torch.dtype,
 ) -> Ready:
-    """Return the factors of `active` branches in the number format of `x`; see `factors`."""
+    """Return the factors of `active` branches in a number format; see `factors`."""
     pairs, gains, owners = _pairs(active)
     return Ready(
         branches=branches,
         versions=versions,
-        down=torch.cat([a for a, _ in pairs]).to(x.dtype).t(),
-        up=torch.cat([b for _, b in pairs], 1).to(x.dtype).t().contiguous(),
-        gains=torch.stack(gains).to(x.dtype) if gains else None,
+        down=torch.cat([a for a, _ in pairs]).to(dtype).t(),
+        up=torch.cat([b for _, b in pairs], 1).to(dtype).t().contiguous(),
+        gains=torch.stack(gains).to(dtype) if gains else None,
         gained=owners,
     )
 
