@@ -259,3 +259,50 @@ def test_what_cannot_be_mixed_is_refused_and_leaves_the_base():
     with pytest.raises(ConfigError, match="cannot be merged"):
         merge(net)
     detach(net)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("few", [0, 64])
+def test_adaptations_come_and_go_while_the_others_stay(kind, few, monkeypatch):
+    monkeypatch.setattr(bank_layer, "FEW", few)
+    names = ("small", "ia3", "neck", "dora", "beside")
+    bank = Bank(tiny_net(kind), {})
+    pack = build_pack(ROWS[: len(names) + 1])
+
+    def states(served):
+        uses = {n: {name: 1.0} for n, name in enumerate(served) if name}
+        with torch.no_grad(), bank.using(uses, pack.rows):
+            found = Decoder(bank.net).run(pack).split([len(row.ids) for row in ROWS[: len(served)]])
+        for number, name in enumerate(served):
+            expected, _ = alone(kind, name, [ROWS[number]])
+            torch.testing.assert_close(found[number], expected, atol=1e-5, rtol=1e-5)
+
+    for count, name in enumerate(names):
+        net = tiny_net(kind)
+        METHODS[name].attach(net)
+        fill(weights(net), list(METHODS).index(name))
+        made = dict(parts(net))
+        detach(net)
+        bank.admit(name, METHODS[name], made)
+        states([*names[: count + 1], *[""] * (len(names) - count)])
+    for name in ("ia3", "beside", "small"):
+        bank.release(name)
+        assert name not in bank.names
+    states(["", "neck", "", "dora", "", ""])
+    for name in ("neck", "dora", "unknown"):
+        bank.release(name)
+    assert not any(True for _ in parts(bank.net))
+
+
+def test_a_change_is_put_in_place_at_once_or_not_at_all():
+    bank = Bank(tiny_net("llama"), {"small": METHODS["small"]})
+    net = tiny_net("llama")
+    reft = Reft()
+    reft.attach(net)
+    with pytest.raises(ConfigError, match="cannot be in a bank"):
+        bank.changed({"reft": (reft, dict(parts(net)))}, ["small"])
+    assert bank.names == ("small",)
+    put = bank.changed({}, ["small"])
+    assert bank.names == ("small",)
+    put()
+    assert bank.names == ()

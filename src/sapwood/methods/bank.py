@@ -6,7 +6,7 @@ sums and rows of the plain base come free. `bank_layer` has the arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,40 +63,57 @@ class Bank:
                     check_mixable(name, method, part)
             finally:
                 detach(net)
-        for path in self._made:
-            self._rebuild(path)
+        for path, here in self._made.items():
+            net.set_submodule(path, self._layer(net.get_submodule(path), here))
 
     def admit(self, name: str, method: Method, made: Mapping[str, Part]) -> None:
-        """Take in one adaptation more; what is there stays as it is.
+        """Take in one adaptation more, or another under its name; the others stay as they are.
 
         `made`: the parts of `method` by path, as it attached them, trained, to a net of the same
         weights. Raises ConfigError (E-CONFIG-096) for one that cannot be mixed.
         """
-        for part in made.values():
-            check_mixable(name, method, part)
-        self.release(name)
-        self.methods[name] = method
-        for path, part in made.items():
-            self._made.setdefault(path, {})[name] = part
-            self._rebuild(path)
+        self.changed({name: (method, made)})()
 
     def release(self, name: str) -> None:
         """Let one adaptation go, if it is there."""
-        self.methods.pop(name, None)
-        for path in [path for path, here in self._made.items() if name in here]:
-            del self._made[path][name]
-            self._rebuild(path)
+        self.changed({}, [name])()
 
-    def _rebuild(self, path: str) -> None:
-        """Make the layer at `path` anew from what is there now, or put the base's own back."""
-        own = innermost(self.net.get_submodule(path))
-        here = self._made[path]
-        if here:
-            layer = BankLayer(own, here, self._state)
-            self.net.set_submodule(path, layer.train(self.net.training))
-        else:
-            del self._made[path]
-            self.net.set_submodule(path, own)
+    def changed(
+        self,
+        coming: Mapping[str, tuple[Method, Mapping[str, Part]]],
+        leaving: Collection[str] = (),
+    ) -> Callable[[], None]:
+        """Make the layers of a change, and return what puts them in place, a matter of moments.
+
+        So passes may run while the layers are made, but not another change. See `admit`.
+        """
+        for name, (method, made) in coming.items():
+            for part in made.values():
+                check_mixable(name, method, part)
+        gone = {*leaving, *coming}
+        methods = {name: method for name, method in self.methods.items() if name not in gone}
+        methods |= {name: method for name, (method, _) in coming.items()}
+        touched = {path for path, here in self._made.items() if gone & set(here)}
+        touched |= {path for _, made in coming.values() for path in made}
+        layers: dict[str, nn.Module] = {}
+        parts_of = dict(self._made)
+        for path in touched:
+            here = {n: part for n, part in self._made.get(path, {}).items() if n not in gone}
+            here |= {name: made[path] for name, (_, made) in coming.items() if path in made}
+            own = innermost(self.net.get_submodule(path))
+            parts_of[path] = here
+            layers[path] = self._layer(own, here) if here else own
+
+        def put() -> None:
+            for path, layer in layers.items():
+                self.net.set_submodule(path, layer)
+            self.methods = methods
+            self._made = {path: here for path, here in parts_of.items() if here}
+
+        return put
+
+    def _layer(self, own: nn.Module, here: Mapping[str, Part]) -> BankLayer:
+        return BankLayer(own, here, self._state).train(self.net.training)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from functools import partial
 
 from sapwood.errors import ResourceError
 from sapwood.methods.bank import Bank
@@ -64,10 +63,8 @@ class Memory:
                     return
                 leaving = self._make_room()
             if bank is not None:
-                for gone in leaving:
-                    self._between_steps(partial(bank.release, gone))
-            if bank is not None and made and method is not None:
-                self._between_steps(lambda: bank.admit(resident.key, method, made))
+                coming = {} if method is None or not made else {resident.key: (method, made)}
+                self._between_steps(bank.changed(coming, leaving))
             with self._cond:
                 self._here[resident.key] = resident
 

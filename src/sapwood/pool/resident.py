@@ -118,7 +118,8 @@ def prepare(name: str, folder: Path, bases: Bases, base: str, *, proven: bool) -
     )
     if plain and proven:
         return found
-    with (asking if proven else asked_safely)(made, bases) as asked:
+    opened = asking(made, bases, stored=True) if proven else asked_safely(made, bases)
+    with opened as asked:
         return found if plain else _filled(found, asked, bases.decoder(base))
 
 
