@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.pool.conftest import RUNTIME, Asker
 
 from sapwood.adaptation import Adaptation, load, save
 from sapwood.context.prompter import Context, Prompter
@@ -21,7 +22,6 @@ from sapwood.models.load import load_base
 from sapwood.pool.pool import open_pool
 from sapwood.readouts import bias
 from sapwood.readouts.verbalizer import Verbalizer
-from tests.pool.conftest import RUNTIME, Asker
 
 BASE = "smollm2-135m"
 TEXT = "The old lighthouse keeper climbed the stairs and"
@@ -114,7 +114,7 @@ def alone(folders: dict[str, Path]) -> dict[str, str]:
     assert context is not None
     prompter = Prompter(tokenizer, context)
     rest = prompter.rest([TEXT])[0]
-    asked = {name: ids for name in (BASE, "lora-8", "lora-16", "prefix", "neck")}
+    asked = dict.fromkeys((BASE, "lora-8", "lora-16", "prefix", "neck"), ids)
     asked["context"] = [*prompter.prefix, *rest]
     found = {}
     for name, prompt in asked.items():
