@@ -61,8 +61,9 @@ class Encoder:
         """Yield (row numbers, the last hidden states of each, (length, hidden)) a pack at a time.
 
         `rows`: token ids; `budget`: tokens a pack; `gradient`: whether the graph is kept for a
-        backward pass.
+        backward pass. Raises ModelError (E-MODEL-030) for a row that is too long.
         """
+        self.check_length(rows)
         for part in split_by_budget([len(ids) for ids in rows], budget):
             with torch.set_grad_enabled(gradient):  # not around the yield: that is the caller's
                 states = self._run([rows[n] for n in part])
