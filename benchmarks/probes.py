@@ -49,6 +49,7 @@ def probed(net: str, objective: str, steps: int, options: Any) -> Any:
     """Return the run of a probe on a net after so many steps, 0 for none."""
     place = options.cache / f"{net}-{objective}-{steps}".replace("+", "-")
     more = ["--learning-rate", STILL] if not steps else []
+    more += ["--batch-size", options.batch_size] if options.batch_size else []
     if not (place / "base" / "pretraining.json").is_file():
         sapwood("pretrain", options.corpus, "--model", net, "--objective", objective, "--steps",
                 steps or 1, "--length", options.length, "--out", place / "base", *more)  # fmt: skip
@@ -63,7 +64,8 @@ def run(options: Any) -> dict[str, Any]:
     """Return the result."""
     about = machine(options.threads)
     rows = []
-    for net, objective in SMOKE if options.smoke else ARMS:
+    arms = [arm for arm in ARMS if not options.objectives or arm[1] in options.objectives]
+    for net, objective in SMOKE if options.smoke else arms:
         with contention(about):
             start, after = (probed(net, objective, n, options) for n in (0, options.steps))
         runs = sapwood("compare", start, after)
@@ -82,6 +84,8 @@ def run(options: Any) -> dict[str, Any]:
 def read(compared: dict[str, Any]) -> dict[str, Any]:
     """Return both scores and their paired difference from what `compare` printed."""
     start, after = (each["test"] for each in compared["runs"])
+    if not (start and after and compared["differences"]):
+        raise SystemExit("a probe did not finish: see the reasons in the run folders under --cache")
     (difference,) = compared["differences"]
     keys = ("value", "low", "high")
     return {
@@ -97,6 +101,8 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, help="a folder of `sapwood corpus build`")
     parser.add_argument("--steps", type=int, default=600, help="of every net (default 600)")
     parser.add_argument("--length", type=int, default=128, help="tokens of a row (default 128)")
+    parser.add_argument("--batch-size", type=int, help="rows a step (default: that of pretrain)")
+    parser.add_argument("--objectives", nargs="+", help="only these (default: all)")
     parser.add_argument("--limit", type=int, default=1000, help="training rows (default 1000)")
     parser.add_argument("--data", help="a task in place of AG News")
     parser.add_argument("--cache", type=Path, help="finished runs")

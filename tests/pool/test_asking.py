@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +132,32 @@ def test_what_is_found_is_what_the_evaluation_finds(opened, finder) -> None:
         alone = asked.found([Example(text=text) for text in texts])
     assert [answer.frames for answer in found] == [answer.frames for answer in alone]
     assert [answer.words for answer in found] == [answer.words for answer in alone]
+
+
+def test_requests_for_one_that_is_asked_alone_are_read_together(run_pool, candidates) -> None:
+    asked = []
+    alone = run_pool.shelf.alone
+    before = alone._attached
+
+    def counted(resident):
+        reader = before(resident)
+
+        class Counting:
+            def said(self, rows):
+                asked.append(len(rows))
+                return reader.said(rows)
+
+        return Counting()
+
+    alone._attached = counted
+    try:
+        held = alone._thread.submit(lambda: time.sleep(0.3))
+        futures = [run_pool.classify("tf-idf", [text]) for text in TEXTS * 10]
+        held.result()
+        rows = [list(future.result(60)[0].values()) for future in futures]
+    finally:
+        alone._attached = before
+    np.testing.assert_allclose(rows, np.tile(wanted(candidates["tf-idf"], TEXTS), (10, 1)))
+    assert sum(asked) == 40
+    assert max(asked) <= 64
+    assert len(asked) < 30

@@ -10,7 +10,7 @@ import numpy as np
 
 from sapwood.adaptation import Adaptation
 from sapwood.errors import ConfigError, SapwoodError
-from sapwood.evaluation import Bases, answers_of, asking
+from sapwood.evaluation import Bases, answers_of
 from sapwood.interfaces import Answer, Example
 from sapwood.models.layout import Row
 from sapwood.pool.batch import Seat
@@ -57,7 +57,7 @@ class Answers:
             if made is None or not answers_of(made):
                 raise _unable(model, "finds nothing in texts", made)
             found: list[Answer] = (
-                self._alone(made, texts)
+                self._alone(resident, texts)
                 if resident.plain or resident.writer is None
                 else self._written(resident, texts)
             )
@@ -73,7 +73,7 @@ class Answers:
         """
         pool = self.pool
         if pool.prompts is None:
-            vectors, tokens = pool.shelf.on_loader(lambda: self._encoded(texts)).result()
+            vectors, tokens = pool.shelf.alone.run(lambda: self._encoded(texts)).result()
         else:
             resident = pool.shelf.hold(model)
             try:
@@ -103,7 +103,7 @@ class Answers:
 
     def _label_rows(self, resident: Resident, made: Adaptation, texts: Sequence[str]) -> Any:
         if resident.plain or resident.reader is None:
-            return self._alone(made, texts)
+            return self._alone(resident, texts)
         asked = [resident.asked(text) for text in texts]
         assert self.pool.prompts is not None
         for ids, prefix in asked:
@@ -163,14 +163,9 @@ class Answers:
             if seat.cancelled:
                 raise self.pool.runner.over()
 
-    def _alone(self, made: Adaptation, texts: Sequence[str]) -> Any:
+    def _alone(self, resident: Resident, texts: Sequence[str]) -> Any:
         """Ask an adaptation by itself, with its method attached to the base's own net."""
-
-        def ask() -> Any:
-            with asking(made, self.pool.bases, stored=True) as asked:
-                return asked.said([Example(text=text) for text in texts])
-
-        return self.pool.shelf.on_loader(ask).result()
+        return self.pool.shelf.alone.ask(resident, texts).result()
 
     def _encoded(self, texts: Sequence[str]) -> tuple[Any, int]:
         bases, base = self.pool.bases, self.pool.base

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from sapwood.errors import ConfigError
 from sapwood.evaluation import Bases, answers_of
+from sapwood.pool.alone import Alone
 from sapwood.pool.memory import Memory
 from sapwood.pool.resident import Resident, key_of, prepare
 from sapwood.pool.wish import About
@@ -50,7 +50,7 @@ class Shelf:
         self._counts: dict[str, tuple[int, int]] = {}  # queries and tokens, by model
         self._coming: dict[str, Future[Resident]] = {}
         self._proven: set[str] = set()  # digests whose golden probes reproduced
-        self._loader = ThreadPoolExecutor(1, "sapwood-load")
+        self.alone = Alone(bases)
         own = bases.get(base)
         self._base_about = About(
             name=base, kind="base", writes=memory.bank is not None, digest=own.sha256,
@@ -73,8 +73,8 @@ class Shelf:
             raise ConfigError(
                 "E-CONFIG-285", f"'{name}' is the name of the base.", fix="give it another name"
             )
-        resident = self.on_loader(lambda: prepare(name, folder, self.bases, self.base,
-                                                  proven=False)).result()  # fmt: skip
+        loading = partial(prepare, name, folder, self.bases, self.base, proven=False)
+        resident = self.alone.run(loading).result()
         self._proven.add(resident.digest)
         served = _Served(folder=folder, about=_about(resident, self.base))
         self.memory.admit(resident)
@@ -131,8 +131,8 @@ class Shelf:
     def _loading(self, served: _Served) -> Future[Resident]:
         name, digest = served.about.name, served.about.digest
         proven = digest in self._proven
-        return self._loader.submit(
-            prepare, name, served.folder, self.bases, self.base, proven=proven
+        return self.alone.run(
+            partial(prepare, name, served.folder, self.bases, self.base, proven=proven)
         )
 
     def _take(self, coming: Future[Resident], served: _Served) -> None:
@@ -157,13 +157,9 @@ class Shelf:
             before = self._counts.get(model, (0, 0))
             self._counts[model] = before[0] + 1, before[1] + tokens
 
-    def on_loader(self, work: Callable[[], Any]) -> Future[Any]:
-        """Run what attaches to the base's own net, one after the other."""
-        return self._loader.submit(work)
-
     def shut(self) -> None:
         """Load nothing more."""
-        self._loader.shutdown(wait=False, cancel_futures=True)
+        self.alone.shut()
 
 
 def _about(resident: Resident, base: str) -> About:
