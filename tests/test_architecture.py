@@ -32,6 +32,8 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("bridges",),
     ("search",),
     ("report",),
+    ("serving",),
+    ("studio",),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -108,7 +108,7 @@ class FakeEngine:
             return ['{"ans', 'wer": ', '"yes"}']
         if wish.ids:
             return [f" {token}" for token in wish.ids]
-        text = wish.text or wish.turns[-1].content
+        text = wish.turns[-1].content if wish.turns else wish.text
         return [f" {word}" for word in text.split()] or [" nothing"]
 
     def _say(self, wish: Wish, tell: Callable[[Update], None], ticket: FakeTicket) -> None:

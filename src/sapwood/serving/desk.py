@@ -1,0 +1,177 @@
+"""What all routes share: the engine, the registry, the meters, and changes of what is served."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sapwood.errors import ConfigError, SapwoodError
+from sapwood.pool.wish import About, Engine
+from sapwood.serving.meters import Meters
+from sapwood.serving.registry import Loaded, Registry, check_name
+from sapwood.serving.settings import Settings
+from sapwood.serving.vetting import vet
+from sapwood.serving.visits import Journal
+
+T = TypeVar("T")
+
+
+class Desk:
+    """One served engine. Changes of what is served come one after the other, on a thread of theirs.
+
+    `registry` is None where the served adaptations stay as they are.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        registry: Registry | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        self.engine, self.settings, self.registry = engine, settings, registry
+        self.journal = journal or Journal()
+        self.draining = threading.Event()
+        self.meters = Meters(self.serves)
+        self.meters.watch("sapwood_waiting", "Requests that wait for a place.", engine.waiting)
+        self.meters.watch("sapwood_alive", "1 while the engine answers.", lambda: engine.alive)
+        self._changes = ThreadPoolExecutor(1, "sapwood-change")
+        self._known = registry.loaded() if registry else {}
+        self._signature = registry.signature() if registry else ()
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are answered now."""
+        return self.engine.alive and not self.draining.is_set()
+
+    def serves(self, model: str) -> bool:
+        """Tell whether a name is that of a served model."""
+        return any(about.name == model for about in self.engine.models())
+
+    def aliases(self) -> dict[str, str]:
+        """Return what each alias means now."""
+        return self.registry.aliases() if self.registry else {}
+
+    async def model(self, name: str) -> str:
+        """Return the model that a name in a request means: itself, or an alias' target.
+
+        What another process loaded into the registry meanwhile is loaded here, too.
+        """
+        if self.registry is None:
+            return name
+        if self.registry.signature() != self._signature:
+            following = self.change(self._follow)
+            if not self.serves(self.aliases().get(name, name)):
+                await following
+        return self.aliases().get(name, name)
+
+    def change(self, how: Callable[..., T], *given: Any) -> asyncio.Future[T]:
+        """Run a change of what is served after those that were asked for before it."""
+        return asyncio.get_running_loop().run_in_executor(self._changes, how, *given)
+
+    def load(self, name: str, folder: str) -> About:
+        """Serve an adaptation of the registry. Raises what `vet` and `Engine.open` raise."""
+        registry = self._registry()
+        check_name(name)
+        if name in self.aliases():
+            raise ConfigError(
+                "E-CONFIG-304", f"'{name}' is an alias.", fix="load it under another name"
+            )
+        about = self.open(name, registry.folder(folder))
+        self._record(name, Loaded(folder=folder, digest=about.digest))
+        return about
+
+    def open(self, name: str, folder: Path) -> About:
+        """Check a folder's files, then let the engine check and serve what they hold."""
+        vet(folder)
+        return self.engine.open(name, folder)
+
+    def unload(self, name: str) -> None:
+        """Serve an adaptation no longer.
+
+        Raises ConfigError: E-CONFIG-280 it is not served, E-CONFIG-304 an alias means it, or it is
+        the base.
+        """
+        self._registry()
+        if name == self.engine.base:
+            raise ConfigError("E-CONFIG-304", "The base cannot be unloaded.", fix="end the server")
+        pointing = sorted(alias for alias, target in self.aliases().items() if target == name)
+        if pointing:
+            raise ConfigError(
+                "E-CONFIG-304",
+                f"The alias '{pointing[0]}' means '{name[:64]}'.",
+                fix="point it elsewhere first: POST /admin/alias",
+            )
+        self.engine.close(name)
+        self._record(name, None)
+
+    def alias(self, alias: str, target: str | None) -> None:
+        """Let an alias mean a served model from now on, or nothing (None).
+
+        Raises ConfigError: E-CONFIG-280 the target is not served, E-CONFIG-302 no name,
+        E-CONFIG-304 the name is taken, or there is no such alias.
+        """
+        registry = self._registry()
+        check_name(alias, "alias")
+        if self.serves(alias):
+            raise ConfigError(
+                "E-CONFIG-304", f"'{alias}' is a model itself.", fix="choose another alias"
+            )
+        if target is not None:
+            self._check_served(target)
+        elif alias not in registry.aliases():
+            raise ConfigError("E-CONFIG-304", f"There is no alias '{alias}'.")
+        registry.point(alias, target)
+
+    def roll_back(self, alias: str) -> str:
+        """Let an alias mean what it meant before; return that.
+
+        Raises ConfigError: E-CONFIG-280 that is no longer served, E-CONFIG-304 there is none.
+        """
+        registry = self._registry()
+        before = registry.previous(alias)
+        self._check_served(before)
+        registry.roll_back(alias, before)
+        return before
+
+    def _check_served(self, model: str) -> None:
+        if not self.serves(model):
+            raise ConfigError(
+                "E-CONFIG-280",
+                f"'{model[:64]}' is not served here.",
+                fix="load it first: POST /admin/load",
+            )
+
+    def _registry(self) -> Registry:
+        if self.registry is None:
+            raise ConfigError(
+                "E-CONFIG-303",
+                "This server has no registry, so what it serves stays as it is.",
+                fix="start it with --registry FOLDER",
+            )
+        return self.registry
+
+    def _record(self, name: str, loaded: Loaded | None) -> None:
+        registry = self._registry()
+        registry.record(name, loaded)
+        self._known = {**self._known, name: loaded}
+
+    def _follow(self) -> None:
+        """Load and unload what another process did; what is refused here is told in the log."""
+        registry = self._registry()
+        self._signature, now = registry.signature(), registry.loaded()
+        for name, said in now.items():
+            if name in self._known and self._known[name] == said:
+                continue
+            try:
+                if said is not None:
+                    self.open(name, registry.folder(said.folder))
+                elif self.serves(name):
+                    self.engine.close(name)
+            except SapwoodError as error:
+                self.journal.write("not_followed", model=name, code=error.code)
+        self._known = now

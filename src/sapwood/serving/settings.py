@@ -1,0 +1,85 @@
+"""What a server is told: where it listens, who may ask, and how much they may ask for."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+
+from sapwood.errors import ConfigError
+
+_LEAST_KEY = 12  # characters; guessing one of 72 bits over a network takes longer than it lives
+MAKE_KEY = "python -c 'import secrets; print(secrets.token_urlsafe(24))'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The most that one request may hold or take; the bounds of each entry are in `asked`.
+
+    `body`: bytes; `levels` of brackets; `body_seconds` to send it in; `seconds` from its arrival
+    until it is answered in full.
+    """
+
+    body: int = 2 << 20
+    levels: int = 24
+    body_seconds: float = 30.0
+    seconds: float = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Where a server listens and who may ask it.
+
+    Without a `key` it may only listen on this machine's own address. `admin_key` opens the routes
+    that change what is served; without one they stay shut. `drain`: seconds that running requests
+    get to end in. `worker`: its number, from 0, among processes that share an address.
+
+    Raises ConfigError: E-CONFIG-290 another address without a key, E-CONFIG-291 an unusable key.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    key: str = field(default="", repr=False)
+    admin_key: str = field(default="", repr=False)
+    limits: Limits = field(default_factory=Limits)
+    drain: float = 30.0
+    worker: int = 0
+
+    def __post_init__(self) -> None:
+        for name, key in (("key", self.key), ("admin key", self.admin_key)):
+            check_key(name, key)
+        if self.key and self.key == self.admin_key:
+            raise ConfigError(
+                "E-CONFIG-291",
+                "The admin key is the key: whoever may ask could change what is served.",
+                fix=f"make another one: {MAKE_KEY}",
+            )
+        if not self.key and not is_loopback(self.host):
+            raise ConfigError(
+                "E-CONFIG-290",
+                f"Without a key, {self.host} would let everybody who reaches it use this server.",
+                fix=f"export SAPWOOD_KEY=$({MAKE_KEY}), or --host 127.0.0.1",
+            )
+
+
+def check_key(name: str, key: str) -> None:
+    """Raise ConfigError (E-CONFIG-291) for a key that no header can carry, or that is guessed."""
+    if key and (len(key) < _LEAST_KEY or not all("!" <= letter <= "~" for letter in key)):
+        raise ConfigError(
+            "E-CONFIG-291",
+            f"The {name} must have {_LEAST_KEY} or more letters, digits and signs, without spaces.",
+            fix=f"make one: {MAKE_KEY}",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell an address that only this machine reaches.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("localhost"), is_loopback("")
+    (True, True, True, False)
+    """
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
