@@ -19,7 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 THREADS = 2
-PEERS = ("sapwood", "torch", "transformers", "lm_eval", "peft", "accelerate", "numpy")
+PEERS = ("sapwood", "torch", "transformers", "lm_eval", "peft", "accelerate", "numpy", "xllamacpp")
 WAIT_POLICY = "PASSIVE"  # spinning threads starve each other as soon as anything else runs
 
 

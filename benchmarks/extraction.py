@@ -29,7 +29,7 @@ METHODS = {
     "prefix": "prefix",
     "lora": "lora",
     "full": "full",
-    "adapter houlsby": "adapter(placement=houlsby)",
+    "adapter houlsby": "adapter(placement=houlsby, width=96, scale=4.0)",
     "lora r32": "lora(rank=32, alpha=64)",
     "prefix 60": "prefix(tokens=60)",
 }
@@ -48,7 +48,7 @@ MADE_UP = [
 class Size:
     """Passes over the training rows of a search and of a final run, rows a step, seeds, rows."""
 
-    search: float = 1.5
+    search: float = 4.0
     epochs: float = 4.0
     batch: int = 16
     seeds: int = 3

@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = (
     "corpus", "cost_table", "cuda_tuning", "data_curve", "engines", "extraction", "icl_scoring",
     "icl_table", "joint_training", "long_context", "method_speed", "methods", "ngram",
-    "nine_tasks", "poems", "pretraining", "probes", "richer_contexts", "tuning",
+    "nine_tasks", "poems", "pretraining", "probes", "richer_contexts", "serving", "tuning",
 )  # fmt: skip
 PEERS = {
     "icl_scoring": ("lm_eval", "datasets"),
@@ -41,6 +41,7 @@ PEERS = {
     "pretraining": ("accelerate",),
     "probes": ("numpy",),
     "richer_contexts": ("numpy",),
+    "serving": ("peft",),
     "tuning": ("peft", "accelerate"),
 }
 ICL_RATIOS = {
@@ -352,3 +353,27 @@ def test_engines_go_the_same_way(tiny_checkpoint):
     assert {row["row"] for row in found["rows"]} == {"lora", "mlm+nsp"}
     assert all(row["loss_difference"] < 1e-2 for row in found["rows"])
     assert set(found["ratios"]) == {"lora_tensorflow_vs_torch", "mlm+nsp_tensorflow_vs_torch"}
+
+
+def test_serving_compares_what_is_equal(tiny_checkpoint: Callable[[str], Path]) -> None:
+    found = smoke("serving", tiny_checkpoint("llama"))
+    assert {
+        "distinct8_vs_base", "distinct8_vs_serial", "distinct8_vs_peft_switched",
+        "distinct8_vs_peft_mixed", "context_first_token_miss_vs_hit",
+    } <= set(found["ratios"])  # fmt: skip
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in found["rows"]:
+        rows.setdefault(row["row"], []).append(row)
+    assert {row["popularity"] for row in rows["throughput"]} == {
+        "base", "identical", "zipf", "distinct"
+    }  # fmt: skip
+    for row in rows["peer"]:
+        assert row["answers_like_ours"] == row["answers"], row["side"]
+    assert all(row.get("answers_unlike_alone", 0) == 0 for row in rows["headline"][:3])
+    for row in (*rows["open_loop"], *rows["saturation"]):
+        assert row["answered_once"] == row["accepted"]
+        assert row["accepted"] + row["refused_busy"] == row["sent"]
+    (context,) = rows["context"]
+    assert context["cached_tokens"] == context["context_tokens"]
+    (memory,) = rows["memory"]
+    assert memory["own_bytes"] > 0

@@ -80,7 +80,7 @@ def test_what_is_refused_harms_nobody(opened, folders, small_run, tmp_path: Path
     other = tmp_path / "other"
     shutil.copytree(folders["context"], other)
     main = (other / "adaptation.json").read_text()
-    sha = pool.bases.get(pool.base).sha256
+    sha = pool.bases.get(pool.source).sha256
     (other / "adaptation.json").write_text(main.replace(sha, "0" * 64))
     for folder, code in ((damaged, "E-MODEL-043"), (other, "E-MODEL-050"),
                          (tmp_path, "E-MODEL-040")):  # fmt: skip
@@ -227,3 +227,61 @@ def test_an_encoder_is_served_too(tiny_checkpoint) -> None:
         assert error.value.code == "E-CONFIG-281"
     finally:
         pool.stop(1)
+
+
+def test_listeners_that_fail_harm_nobody(opened) -> None:
+    pool = opened({})
+
+    def fail(update: object) -> None:
+        raise ValueError("gone")
+
+    pool.write(_long(pool), fail)
+    assert Asker(pool).say(pool.base, TEXT) is not None
+    assert pool.alive
+
+
+def test_what_nobody_foresaw_is_told_without_quoting_it(opened, monkeypatch) -> None:
+    pool = opened({})
+
+    def fail(*given: object) -> None:
+        raise KeyError("secret words")
+
+    monkeypatch.setattr(pool.prompts, "of", fail)
+    with pytest.raises(ResourceError) as error:
+        Asker(pool).say(pool.base, TEXT)
+    assert error.value.code == "E-RESOURCE-073"
+    assert "secret" not in str(error.value)
+    assert pool.alive
+
+
+def test_a_base_is_called_by_the_last_part_of_its_path(opened, small_base) -> None:
+    pool = opened({})
+    assert pool.base == small_base.name
+    assert pool.models()[0].name == small_base.name
+
+
+def test_one_that_is_always_asked_for_makes_room_too(opened, folders, asker) -> None:
+    pool = opened({name: folders[name] for name in ("lora-8", "prefix")}, resident=1, slots=4)
+    own = Asker(pool)
+    wanted = {name: asker.say(name, TEXT) for name in ("lora-8", "prefix")}
+    over = threading.Event()
+    said: list[str] = []
+
+    def keep_asking() -> None:
+        while not over.is_set():
+            said.append(own.say("lora-8", TEXT))
+
+    threads = [threading.Thread(target=keep_asking) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        while len(said) < 3:
+            time.sleep(0.01)
+        started = time.monotonic()
+        assert own.say("prefix", TEXT) == wanted["prefix"]
+        assert time.monotonic() - started < 20
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(60)
+    assert set(said) == {wanted["lora-8"]}

@@ -193,7 +193,10 @@ class FakeEngine:
     def embed(self, model: str, texts: Sequence[str]) -> Future[tuple[list[list[float]], int]]:
         self._check(model)
         return self._later(
-            lambda: ([[float(len(t)), 0.5, -0.25] for t in texts], sum(len(t.split()) for t in texts))
+            lambda: (
+                [[float(len(text)), 0.5, -0.25] for text in texts],
+                sum(len(text.split()) for text in texts),
+            )
         )
 
     def open(self, name: str, folder: Path) -> About:
@@ -311,3 +314,16 @@ def raw(server: Any) -> Iterator[httpx.Client]:
 def adaptation() -> Callable[..., Path]:
     """Writer of adaptation folders."""
     return write_adaptation
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], Any]], None]:
+    """Waiter until something holds, for what happens on other threads; 5 s at most."""
+
+    def wait(holds: Callable[[], Any]) -> None:
+        end = time.monotonic() + 5
+        while not holds():
+            assert time.monotonic() < end, "it never came true"
+            time.sleep(0.005)
+
+    return wait

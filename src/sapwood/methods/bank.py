@@ -20,7 +20,7 @@ from sapwood.methods.dora import DoraLayer
 from sapwood.methods.ia3 import Ia3Layer
 from sapwood.methods.lora import LoraLayer
 from sapwood.methods.parts import Method, Part, detach, innermost, parts
-from sapwood.methods.sharing import Passing, Sharing, Use
+from sapwood.methods.sharing import Passing, Sharing, Use, sharing_of
 from sapwood.methods.vera import VeraLayer
 from sapwood.registry import did_you_mean
 
@@ -53,7 +53,7 @@ class Bank:
                 "A bank needs a plain base: this one has a method attached.",
                 fix="detach it, or give it to the bank as one of its adaptations",
             )
-        self.net, self.methods, self._state = net, dict(methods), Passing()
+        self.net, self.methods, self.state = net, dict(methods), Passing()
         self._made: dict[str, dict[str, Part]] = {}
         for name, method in self.methods.items():
             try:
@@ -64,7 +64,7 @@ class Bank:
             finally:
                 detach(net)
         for path, here in self._made.items():
-            net.set_submodule(path, self._layer(net.get_submodule(path), here))
+            net.set_submodule(path, _layer(self, net.get_submodule(path), here))
 
     def admit(self, name: str, method: Method, made: Mapping[str, Part]) -> None:
         """Take in one adaptation more, or another under its name; the others stay as they are.
@@ -93,27 +93,20 @@ class Bank:
         gone = {*leaving, *coming}
         methods = {name: method for name, method in self.methods.items() if name not in gone}
         methods |= {name: method for name, (method, _) in coming.items()}
-        touched = {path for path, here in self._made.items() if gone & set(here)}
-        touched |= {path for _, made in coming.values() for path in made}
+        whole = _parts_after(self._made, {n: made for n, (_, made) in coming.items()}, gone)
         layers: dict[str, nn.Module] = {}
-        parts_of = dict(self._made)
-        for path in touched:
-            here = {n: part for n, part in self._made.get(path, {}).items() if n not in gone}
-            here |= {name: made[path] for name, (_, made) in coming.items() if path in made}
-            own = innermost(self.net.get_submodule(path))
-            parts_of[path] = here
-            layers[path] = self._layer(own, here) if here else own
+        for path, here in whole.items():
+            if here is not self._made.get(path):
+                own = innermost(self.net.get_submodule(path))
+                layers[path] = _layer(self, own, here) if here else own
 
         def put() -> None:
             for path, layer in layers.items():
                 self.net.set_submodule(path, layer)
             self.methods = methods
-            self._made = {path: here for path, here in parts_of.items() if here}
+            self._made = {path: here for path, here in whole.items() if here}
 
         return put
-
-    def _layer(self, own: nn.Module, here: Mapping[str, Part]) -> BankLayer:
-        return BankLayer(own, here, self._state).train(self.net.training)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -122,7 +115,7 @@ class Bank:
 
     def weights(self, name: str) -> dict[str, nn.Parameter]:
         """Return one adaptation's trained tensors by the names they would have alone."""
-        self._check([name])
+        _check(self, [name])
         return {
             f"{path}.{inner}": parameter
             for path, part in parts(self.net)
@@ -159,43 +152,64 @@ class Bank:
         tokens use the one {name: weight}. Where activations are computed again in the backward
         pass it belongs inside, too. Raises ConfigError (E-CONFIG-098) for an unknown name.
         """
-        before = self._state.sharing
-        self._state.sharing = self._sharing(uses, rows)
+        with self.passing(self.shared(uses, rows)):
+            yield
+
+    @contextmanager
+    def passing(self, sharing: Sharing) -> Iterator[None]:
+        """Run the forward passes inside as `shared` said.
+
+        Passes of one `Sharing` object without a gradient prepare each layer once: the trained
+        tensors must not change between them.
+        """
+        before = self.state.sharing
+        self.state.sharing = sharing
         try:
             yield
         finally:
-            self._state.sharing = before
+            self.state.sharing = before
 
-    def _sharing(self, uses: Any, rows: Tensor | None) -> Sharing:
+    def shared(self, uses: Any, rows: Tensor | None = None) -> Sharing:
+        """Return who owns which tokens; see `using`."""
         each: dict[int, Use] = {0: uses} if rows is None else dict(uses)
         wanted = {name for use in each.values() for name, weight in use.items() if weight}
-        self._check(wanted)
+        _check(self, wanted)
         names = tuple(name for name in self.methods if name in wanted)
-        table = torch.zeros(max(each, default=0) + 2, len(names))  # the last row: the plain base
-        for row, use in each.items():
-            for name, weight in use.items():
-                if weight:
-                    table[row, names.index(name)] = weight
-        device = self.net.get_input_embeddings().weight.device
-        if rows is None:
-            return Sharing(names=names, shares=table[:1].to(device))
-        last = len(table) - 1
-        flat = rows.flatten()
-        flat = torch.where((flat < 0) | (flat > last), last, flat)
-        return Sharing(names=names, shares=table.to(device)[flat])
-
-    def _check(self, names: Collection[str]) -> None:
-        unknown = [name for name in names if name not in self.methods]
-        if unknown:
-            raise ConfigError(
-                "E-CONFIG-098",
-                f"The bank has no adaptation '{unknown[0]}'.{did_you_mean(unknown[0], self.names)}",
-                fix=f"use one of: {', '.join(self.names)}",
-            )
+        return sharing_of(names, each, rows, self.net.get_input_embeddings().weight.device)
 
     def detach(self) -> Any:
         """Take everything off; the net is the base it was, bit for bit."""
         return detach(self.net)
+
+
+def _layer(bank: Bank, own: nn.Module, here: Mapping[str, Part]) -> BankLayer:
+    return BankLayer(own, here, bank.state).train(bank.net.training)
+
+
+def _check(bank: Bank, names: Collection[str]) -> None:
+    """Raise ConfigError (E-CONFIG-098) for a name that the bank does not have."""
+    unknown = [name for name in names if name not in bank.methods]
+    if unknown:
+        raise ConfigError(
+            "E-CONFIG-098",
+            f"The bank has no adaptation '{unknown[0]}'.{did_you_mean(unknown[0], bank.names)}",
+            fix=f"use one of: {', '.join(bank.names)}",
+        )
+
+
+def _parts_after(
+    before: Mapping[str, dict[str, Part]],
+    coming: Mapping[str, Mapping[str, Part]],
+    gone: Collection[str],
+) -> dict[str, dict[str, Part]]:
+    """Return path -> adaptation -> part after a change; what stays alike is the same object."""
+    found: dict[str, dict[str, Part]] = {}
+    for path in [*before, *(path for made in coming.values() for path in made)]:
+        here = before.get(path, {})
+        kept = {name: part for name, part in here.items() if name not in gone}
+        more = {name: made[path] for name, made in coming.items() if path in made}
+        found[path] = {**kept, **more} if more or len(kept) < len(here) else here
+    return found
 
 
 def check_mixable(name: str, method: Any, part: Part) -> None:

@@ -22,7 +22,7 @@ from sapwood.methods.adapter import Bottleneck, Tap
 from sapwood.methods.ia3 import Ia3Layer
 from sapwood.methods.low_rank import LowRank, product
 from sapwood.methods.parts import Part
-from sapwood.methods.sharing import Passing, Plan, Ready, Sharing, Where, factors, stacked
+from sapwood.methods.sharing import Passing, Plan, Prepared, Ready, Sharing, Where, factors, stacked
 
 # Most stacked low-rank rows. Forward and backward of a 576 x 1536 layer, ranks of 8, 640 (160)
 # tokens, one CPU core, milliseconds, stacked against a loop over each adaptation's own tokens:
@@ -31,8 +31,7 @@ from sapwood.methods.sharing import Passing, Plan, Ready, Sharing, Where, factor
 # 20 (20, 9). Products by `functional.grouped_mm` would take 1.2 of the loop's 3.2 ms above the base
 # at 64 rows in bfloat16, 8 of 13 at 512, but want equal ranks and sorted copies of all tokens.
 STACKED, STACKED_FLOAT32 = 128, 32
-# While answers are written a pass has a token a row, and the loop's many small calls cost most; so
-# small products are also faster on CPUs in float32 than in bfloat16 (17 against 31 us for 8 rows).
+# While answers are written a pass has a token a row, and the loop's many small calls cost most.
 FEW, STACKED_FEW = 64, 256
 
 
@@ -81,7 +80,8 @@ class BankLayer(LowRank):
         self.branches = tuple((n, p.rank, p.scale, p.dropout) for n, p in low.items())
         self.low = tuple(low.values())
         self.tensors = tuple(tuple(part.trained().values()) for part in self.low)
-        self.ready: dict[torch.dtype, Ready] = {}
+        self.ready: Ready | None = None
+        self.prepared: Prepared | None = None
         self._taps = {name: part for name, part in made.items() if isinstance(part, Tap)}
         gains = {name: part for name, part in made.items() if isinstance(part, Ia3Layer)}
         self.before = tuple(name for name, part in gains.items() if part.before)
@@ -93,6 +93,7 @@ class BankLayer(LowRank):
         self._neck_taps = {n: p._tap[0] for n, p in necks.items() if p._tap[0] is not None}
         self.downs = nn.ModuleList([part.adapter_down for part in necks.values()])
         self.ups = nn.ModuleList([part.adapter_up for part in necks.values()])
+        self._low_rank_alone = len(low) == len(made)
         self.owned = {name: part.trained() for name, part in made.items()}
         self.held = nn.ParameterList([t for part in low.values() for t in part.trained().values()])
 
@@ -119,8 +120,10 @@ class BankLayer(LowRank):
     def forward(self, x: Tensor) -> Any:
         """Map (..., inputs) to (..., outputs)."""
         sharing = self.state.sharing
-        if not self.active or sharing is None:
+        if sharing is None or not sharing.names or not super().active:
             return self.base_layer(x)
+        if self._low_rank_alone:
+            return self._branched(x, sharing)
         for name, tap in self._taps.items():
             tap.seen = x if name in sharing.names else None
         x = _scaled(x, self.before, self.ia3_before, sharing)
@@ -131,6 +134,9 @@ class BankLayer(LowRank):
         return out if added is None else out + added.view(out.shape)
 
     def _branched(self, x: Tensor, sharing: Sharing) -> Tensor:
+        answers = not torch.is_grad_enabled()
+        if answers and self.prepared is not None and self.prepared.sharing is sharing:
+            return _answered(self, x, self.prepared)
         places = {name: n for n, name in enumerate(sharing.names)}
         found = [(n, places[b[0]]) for n, b in enumerate(self.branches) if b[0] in places]
         if not found:
@@ -140,10 +146,11 @@ class BankLayer(LowRank):
         alone = len(sharing.shares) > 1 and len(sharing.names) > 1 and rows > _most_stacked(x)
         seed = int(torch.randint(1 << 62, ())) if dropped else 0
         plan = Plan(sharing=sharing, branches=tuple(found), sorted=dropped or alone, seed=seed)
-        if not torch.is_grad_enabled() and not plan.sorted:
-            return _answered(self, x, plan)
+        if answers and not plan.sorted:
+            self.prepared = _prepared(self, x, plan)
+            return _answered(self, x, self.prepared)
         gain, made = factors([(self.low[n], at) for n, at in found], sharing, x.dtype)
-        if torch.is_grad_enabled():
+        if not answers:
             return _Stacked.apply(x, self, plan, gain, *made)  # type: ignore[no-any-return,no-untyped-call]
         return self.compute_all(x, plan, gain, made)[0]
 
@@ -212,27 +219,33 @@ class BankLayer(LowRank):
         return plan.sharing.columns(owners, dtype)
 
 
-def _answered(layer: BankLayer, x: Tensor, plan: Plan) -> Tensor:
-    """Return the output from factors that stay stacked while the same adaptations act."""
+def _prepared(layer: BankLayer, x: Tensor, plan: Plan) -> Prepared:
+    """Return what a pass needs, of factors that stay stacked while the same adaptations act."""
     versions = [t._version for n, _ in plan.branches for t in layer.tensors[n]]
-    few = x.device.type == "cpu" and x.numel() <= FEW * x.shape[-1]
-    dtype = torch.float32 if few else x.dtype
-    ready = layer.ready.get(dtype)
-    if ready is None or not ready.fits(plan.branches, versions):
+    ready = layer.ready
+    if ready is None or not ready.fits(plan.branches, versions, x.dtype):
         active = [(layer.low[n], at) for n, at in plan.branches]
-        ready = layer.ready[dtype] = stacked(active, plan.branches, versions, dtype)
-    flat = x.flatten(0, -2)
+        layer.ready = ready = stacked(active, plan.branches, versions, x.dtype)
     gain = ready.gain(plan.sharing)
+    return Prepared(
+        sharing=plan.sharing,
+        down=ready.down,
+        up=ready.up,
+        columns=layer.columns(plan, x.dtype),
+        gain=gain,
+    )
+
+
+def _answered(layer: BankLayer, x: Tensor, prepared: Prepared) -> Tensor:
+    """Return the output of base and branches, without a graph."""
+    flat, gain = x.flatten(0, -2), prepared.gain
     out = product(flat, layer.out_by_in(), layer.bias if gain is None else None)
     if gain is not None:
-        out.mul_(gain.to(out.dtype))
+        out.mul_(gain)
         if layer.bias is not None:
             out.add_(layer.bias)
-    inner = (flat.to(dtype) @ ready.down).mul_(layer.columns(plan, dtype))
-    if dtype == out.dtype:
-        out.addmm_(inner, ready.up)
-    else:
-        out.add_(inner @ ready.up)
+    inner = (flat @ prepared.down).mul_(prepared.columns)
+    out.addmm_(inner, prepared.up)
     return out.view(*x.shape[:-1], layer.out_features)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from sapwood.errors import ConfigError, ModelError
@@ -174,7 +174,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             fix = f"{_PICKLE} is a pickle, which can run code: load and save it again in PEFT"
         raise ModelError("E-MODEL-024", f"{path} is missing.", fix=fix)
     try:
-        tensors = load_file(path)
+        tensors = load(path.read_bytes())  # safetensors' load_file leaks some bytes a tensor
     except (SafetensorError, ValueError, OSError) as error:
         raise ModelError(
             "E-MODEL-025", f"{path} is corrupt: {error}.", fix="copy the whole folder again"

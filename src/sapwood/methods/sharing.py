@@ -54,6 +54,22 @@ class Sharing:
         return self.spans_made[number]
 
 
+def sharing_of(
+    names: tuple[str, ...], uses: Mapping[int, Use], rows: Tensor | None, device: torch.device
+) -> Sharing:
+    """Return who owns the tokens of `rows`, (tokens,), by each row's use; None: all are row 0's."""
+    table = torch.zeros(max(uses, default=0) + 2, len(names))  # the last row: the plain base
+    for row, use in uses.items():
+        for name, weight in use.items():
+            if weight:
+                table[row, names.index(name)] = weight
+    if rows is None:
+        return Sharing(names=names, shares=table[:1].to(device))
+    last, flat = len(table) - 1, rows.flatten()
+    flat = torch.where((flat < 0) | (flat > last), last, flat)
+    return Sharing(names=names, shares=table.to(device)[flat])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What one layer does in one pass: its active branches as (number in it, active number)."""
@@ -77,9 +93,9 @@ class Ready:
     gains: Tensor | None
     gained: list[int]
 
-    def fits(self, branches: Branches, versions: list[int]) -> bool:
-        """Tell whether these are the factors of `branches` as they are now."""
-        return (self.branches, self.versions) == (branches, versions)
+    def fits(self, branches: Branches, versions: list[int], dtype: torch.dtype) -> bool:
+        """Tell whether these are the factors of `branches` as they are now, in this format."""
+        return (self.branches, self.versions, self.down.dtype) == (branches, versions, dtype)
 
     def gain(self, sharing: Sharing) -> Tensor | None:
         """Return the factor of each token's outputs, (tokens or 1, outputs), None for 1."""
@@ -87,6 +103,19 @@ class Ready:
             return None
         shares = sharing.shares[:, self.gained].to(self.gains.dtype)
         return torch.addmm(shares.new_ones(()), shares, self.gains)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """All that passes of one `Sharing` need at a layer: see `Ready`; `columns`: the mask, (tokens
+    or 1, ranks); `gain`: the factor of each token's outputs, or None.
+    """
+
+    sharing: Sharing
+    down: Tensor
+    up: Tensor
+    columns: Tensor
+    gain: Tensor | None
 
 
 class Passing:

@@ -24,6 +24,7 @@ class Place(Protocol):
     """Where questions are asked; see `Pool`."""
 
     base: str
+    source: str
     bases: Bases
     shelf: Shelf
     prompts: Prompts | None
@@ -168,9 +169,9 @@ class Answers:
         return self.pool.shelf.alone.ask(resident, texts).result()
 
     def _encoded(self, texts: Sequence[str]) -> tuple[Any, int]:
-        bases, base = self.pool.bases, self.pool.base
+        bases, base = self.pool.bases, self.pool.source
         if bases.get(base).kind != "encoder":
-            raise _unable(base, "gives no vectors", None)
+            raise _unable(self.pool.base, "gives no vectors", None)
         tokens = sum(map(len, bases.tokens(base, texts)))
         return bases.embed(base, texts), tokens
 

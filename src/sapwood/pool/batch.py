@@ -17,10 +17,11 @@ from torch import Tensor
 
 from sapwood.errors import SapwoodError
 from sapwood.methods.bank import Bank
+from sapwood.methods.sharing import Sharing
 from sapwood.models.choosing import drawn, weighed
 from sapwood.models.decoder import Decoder
 from sapwood.models.growing import Growing
-from sapwood.models.layout import Row
+from sapwood.models.layout import Pack, Row
 from sapwood.models.prefixes import NO_PREFIX, Prefix
 from sapwood.models.slots import Piece, Slots
 from sapwood.models.steps import WORTH_COPYING, next_logits
@@ -102,6 +103,7 @@ class Batch:
         self.slots = Slots(count, decoder.device)
         self.seats: dict[int, Seat] = {}  # in the order of admission
         self.steps = self.tokens = 0
+        self._shared: tuple[object, Sharing] | None = None
 
     @property
     def free(self) -> int:
@@ -122,8 +124,7 @@ class Batch:
         if not pieces:
             return
         pack = self.slots.pack(pieces)
-        uses = {slot: {seat.name: 1.0} for slot, seat in self.seats.items() if seat.name}
-        with self.bank.using(uses, pack.rows) if self.bank else nullcontext():
+        with self.bank.passing(self._sharing(pieces, pack)) if self.bank else nullcontext():
             states = self.decoder.run(pack)
         self.steps, self.tokens = self.steps + 1, self.tokens + pack.ids.shape[1]
         sizes = [len(piece.row.wanted) for piece in pieces]
@@ -138,6 +139,15 @@ class Batch:
             if len(own):
                 seat.tell(seat)
         self._leave()
+
+    def _sharing(self, pieces: Sequence[Piece], pack: Pack) -> Sharing:
+        """Return who owns which tokens: the same object while the same rows write."""
+        assert self.bank is not None
+        key = tuple((p.slot, self.seats[p.slot].name, len(p.row.ids)) for p in pieces)
+        if self._shared is None or self._shared[0] != key:
+            uses = {slot: {seat.name: 1.0} for slot, seat in self.seats.items() if seat.name}
+            self._shared = key, self.bank.shared(uses, pack.rows)
+        return self._shared[1]
 
     def _pieces(self) -> list[Piece]:
         writing = {s: seat for s, seat in self.seats.items() if seat.read == len(seat.row.ids)}

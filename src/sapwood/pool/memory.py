@@ -10,6 +10,8 @@ from sapwood.errors import ResourceError
 from sapwood.methods.bank import Bank
 from sapwood.pool.resident import Resident
 
+_PATIENCE = 60.0  # seconds that an adaptation may be waited for to be idle
+
 
 class Memory:
     """At most `limit` adaptations; one that requests use stays.
@@ -25,6 +27,7 @@ class Memory:
         self._cond, self._admitting = threading.Condition(), threading.Lock()
         self._here: OrderedDict[str, Resident] = OrderedDict()  # by key, the last used at the end
         self._users: Counter[str] = Counter()
+        self._leaving: set[str] = set()
 
     def all(self) -> tuple[Resident, ...]:
         """Return what is here."""
@@ -36,8 +39,12 @@ class Memory:
         return self._here.get(key)
 
     def hold(self, key: str) -> Resident | None:
-        """Return what is here under a key, kept until `let_go`, or None."""
+        """Return what is here under a key, kept until `let_go`, or None.
+
+        What is to leave is waited for to be gone: it could not leave while it is asked for.
+        """
         with self._cond:
+            self._cond.wait_for(lambda: key not in self._leaving)
             found = self._here.get(key)
             if found is not None:
                 self._users[key] += 1
@@ -72,11 +79,16 @@ class Memory:
         """Forget what is not used beyond the limit, waiting for it; return the keys."""
         leaving = []
         while len(self._here) >= self.limit:
-            idle = next((key for key in self._here if not self._users[key]), None)
-            if idle is not None:
-                del self._here[idle], self._users[idle]
-                leaving.append(idle)
-            elif not self._cond.wait(60):
+            # one that is in use takes no more requests from now on, so that it will be idle
+            chosen = next((k for k in self._here if not self._users[k]), next(iter(self._here)))
+            self._leaving.add(chosen)
+            idle = self._cond.wait_for(lambda key=chosen: not self._users[key], _PATIENCE)  # type: ignore[misc]
+            self._leaving.discard(chosen)
+            if idle:
+                del self._here[chosen], self._users[chosen]
+                leaving.append(chosen)
+            self._cond.notify_all()
+            if not idle:
                 raise ResourceError(
                     "E-RESOURCE-072",
                     f"All {self.limit} adaptations that may be in memory are in use.",

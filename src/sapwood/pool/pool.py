@@ -14,12 +14,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from sapwood.errors import ConfigError, SapwoodError
+from sapwood.errors import ConfigError, ResourceError, SapwoodError
 from sapwood.evaluation import Bases
 from sapwood.interfaces import Answer
 from sapwood.launch import Runtime
 from sapwood.methods.bank import Bank
 from sapwood.models.decoder import Decoder
+from sapwood.models.products import quickened
+from sapwood.models.store import BASES
 from sapwood.pool.answers import Answers
 from sapwood.pool.batch import Batch, Seat
 from sapwood.pool.memory import Memory
@@ -60,19 +62,21 @@ class Pool:
     def __init__(
         self, bases: Bases, base: str, *, slots: int, resident: int, queue: int, tokens: int | None
     ) -> None:
-        self.base, self.bases, self.queue = base, bases, queue
+        self.base, self.source, self.bases, self.queue = called(base), base, bases, queue
         self._cond, self._waiting, self._ended = threading.Condition(), 0, False
         self.batch: Batch | None = None
         self.prompts: Prompts | None = None
         found, bank = bases.get(base), None
         if found.kind == "decoder" and not bases.decoder(base).why_padded:
-            net = shadow(found.net)
+            net = quickened(shadow(found.net))
             bank, decoder = Bank(net, {}), Decoder(net)
             longest = min(found.max_length, tokens or longest_row(net, slots))
             self.batch = Batch(decoder, bank, count=slots)
             self.prompts = Prompts(decoder, found.tokenizer, longest)
         self.runner = Runner(self.batch)
-        self.shelf = Shelf(bases, base, Memory(bank, resident, self.runner.between_steps))
+        self.shelf = Shelf(
+            bases, self.base, base, Memory(bank, resident, self.runner.between_steps)
+        )
         self.answers = Answers(self)
         self._askers = ThreadPoolExecutor(_THREADS, "sapwood-ask")
 
@@ -186,10 +190,11 @@ class Pool:
             if written.cancelled:
                 written.cancel()
             self.runner.sit(written.seats)
-        except SapwoodError as error:
+        except Exception as error:
+            told = error if isinstance(error, SapwoodError) else _unforeseen(error)
             self.shelf.memory.let_go(resident)
             for sample in samples:
-                written.tell(Update(sample=sample, finish="error", error=error))
+                written.tell(Update(sample=sample, finish="error", error=told))
             return
         self.runner.wait_for_place(written.seats[0])
 
@@ -217,7 +222,10 @@ class _Answer:
                 return
             told = seat.done
             update = self._update(sample, seat, words)
-            self._written.tell(update)
+            try:
+                self._written.tell(update)
+            except Exception:  # whoever listened is gone; the batch goes on
+                seat.cancelled = True
             if told:
                 self._left -= 1
                 self._shelf.count(self._written.wish.model, update.tokens)
@@ -258,6 +266,19 @@ class _Answer:
             prompt=self._prompt.tokens,
             cached=self._prompt.prefix.next_position,
         )
+
+
+def called(base: str) -> str:
+    """Return the name that a base is served by: of a folder or file its last part."""
+    path = Path(base).expanduser()
+    return path.name if path.exists() and base not in BASES else base
+
+
+def _unforeseen(error: Exception) -> ResourceError:
+    """Return what is told of an error that nobody foresaw: nothing that it may quote."""
+    return ResourceError(
+        "E-RESOURCE-073", f"The request could not be answered: {type(error).__name__}."
+    )
 
 
 def open_pool(

@@ -62,6 +62,9 @@ class Prompts:
             ends = (*ends, *self._separator(resident))
         asked = wish.sampling
         sampling = replace(asked, stop_ids=(*asked.stop_ids, *ends), stops=(*asked.stops, *stops))
+        left = self.limit - prefix.next_position - len(ids)
+        if wish.fit and 0 < left < sampling.tokens:
+            sampling = replace(sampling, tokens=left)
         guide = self._schema_guide(wish.schema) if wish.schema else None
         check_guided(sampling, [guide])
         return self._fitting(Prompt(ids=tuple(ids), prefix=prefix, sampling=sampling, guide=guide))

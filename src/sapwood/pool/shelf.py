@@ -33,7 +33,7 @@ class _Served:
 
 
 class Shelf:
-    """The adaptations of one base by name.
+    """The adaptations of one base by name; `base` is its own name, `source` what it is loaded from.
 
     One that is asked for and not in memory is loaded by a thread of its own, from its folder.
     """
@@ -42,16 +42,17 @@ class Shelf:
         self,
         bases: Bases,
         base: str,
+        source: str,
         memory: Memory,
     ) -> None:
-        self.bases, self.base, self.memory = bases, base, memory
+        self.bases, self.base, self.source, self.memory = bases, base, source, memory
         self._cond = threading.Condition()
         self._served: OrderedDict[str, _Served] = OrderedDict()
         self._counts: dict[str, tuple[int, int]] = {}  # queries and tokens, by model
         self._coming: dict[str, Future[Resident]] = {}
         self._proven: set[str] = set()  # digests whose golden probes reproduced
         self.alone = Alone(bases)
-        own = bases.get(base)
+        own = bases.get(source)
         self._base_about = About(
             name=base, kind="base", writes=memory.bank is not None, digest=own.sha256,
             created=int(time.time()),
@@ -73,7 +74,7 @@ class Shelf:
             raise ConfigError(
                 "E-CONFIG-285", f"'{name}' is the name of the base.", fix="give it another name"
             )
-        loading = partial(prepare, name, folder, self.bases, self.base, proven=False)
+        loading = partial(prepare, name, folder, self.bases, self.source, proven=False)
         resident = self.alone.run(loading).result()
         self._proven.add(resident.digest)
         served = _Served(folder=folder, about=_about(resident, self.base))
@@ -113,10 +114,13 @@ class Shelf:
         while True:
             self.check(model)
             with self._cond:
-                served = self._served[model]
-                found = self.memory.hold(served.key)
-                if found is not None:
-                    return found
+                served = self._served.get(model)
+            if served is None:
+                continue  # closed just now: `check` says so
+            found = self.memory.hold(served.key)
+            if found is not None:
+                return found
+            with self._cond:
                 coming = self._coming.get(served.key)
                 mine = coming is None
                 if coming is None:
@@ -132,7 +136,7 @@ class Shelf:
         name, digest = served.about.name, served.about.digest
         proven = digest in self._proven
         return self.alone.run(
-            partial(prepare, name, served.folder, self.bases, self.base, proven=proven)
+            partial(prepare, name, served.folder, self.bases, self.source, proven=proven)
         )
 
     def _take(self, coming: Future[Resident], served: _Served) -> None:

@@ -34,6 +34,7 @@ class Wish:
     the tokenizer's chat template, and `ids`, tokens as they are. `sampling.samples` answers come
     back; `top`: with each token so many alternatives and their log-probabilities, 0 for none but
     the token's own; `schema`: the JSON schema that answers follow, or "{}" for any JSON object.
+    With `fit` an answer for which `sampling.tokens` are too many gets what is left.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Wish:
     sampling: Sampling = field(default_factory=Sampling)
     top: int = 0
     schema: str = ""
+    fit: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,6 +98,8 @@ def _problem(said: Any) -> tuple[str, str]:
     where = ".".join(part for part in place if part.isidentifier() or part.isdigit())[:80]
     if said["type"] == "json_invalid":
         return "", "the body is not JSON"
+    if said["type"] == "missing" and not place:
+        return "", "there is no body"
     if place and place[0] in UNSERVED:
         return where, "this server does not do that; leave it out"
     if said["type"] == "extra_forbidden":
@@ -121,4 +123,4 @@ async def _unknown(request: Request, error: Exception) -> Response:
 
 
 def _near(request: Request, path: str) -> str:
-    return did_you_mean(path, [r.path for r in request.app.routes if hasattr(r, "path")])
+    return did_you_mean(path, request.app.openapi()["paths"])

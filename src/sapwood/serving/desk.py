@@ -40,8 +40,9 @@ class Desk:
         self.meters.watch("sapwood_waiting", "Requests that wait for a place.", engine.waiting)
         self.meters.watch("sapwood_alive", "1 while the engine answers.", lambda: engine.alive)
         self._changes = ThreadPoolExecutor(1, "sapwood-change")
-        self._known = registry.loaded() if registry else {}
         self._signature = registry.signature() if registry else ()
+        self._known = registry.loaded() if registry else {}
+        self.aliases()  # a broken file is told now, not to whoever asks
 
     @property
     def ready(self) -> bool:
@@ -61,13 +62,17 @@ class Desk:
 
         What another process loaded into the registry meanwhile is loaded here, too.
         """
-        if self.registry is None:
-            return name
-        if self.registry.signature() != self._signature:
+        meant = self.aliases().get(name, name)  # first: what it means was loaded before it meant it
+        if self._behind():
             following = self.change(self._follow)
-            if not self.serves(self.aliases().get(name, name)):
+            if not self.serves(meant):
                 await following
-        return self.aliases().get(name, name)
+        return meant
+
+    async def follow(self) -> None:
+        """Load and unload here what another process did."""
+        if self._behind():
+            await self.change(self._follow)
 
     def change(self, how: Callable[..., T], *given: Any) -> asyncio.Future[T]:
         """Run a change of what is served after those that were asked for before it."""
@@ -76,6 +81,7 @@ class Desk:
     def load(self, name: str, folder: str) -> About:
         """Serve an adaptation of the registry. Raises what `vet` and `Engine.open` raise."""
         registry = self._registry()
+        self._follow()
         check_name(name)
         if name in self.aliases():
             raise ConfigError(
@@ -97,6 +103,7 @@ class Desk:
         the base.
         """
         self._registry()
+        self._follow()
         if name == self.engine.base:
             raise ConfigError("E-CONFIG-304", "The base cannot be unloaded.", fix="end the server")
         pointing = sorted(alias for alias, target in self.aliases().items() if target == name)
@@ -116,6 +123,7 @@ class Desk:
         E-CONFIG-304 the name is taken, or there is no such alias.
         """
         registry = self._registry()
+        self._follow()
         check_name(alias, "alias")
         if self.serves(alias):
             raise ConfigError(
@@ -133,6 +141,7 @@ class Desk:
         Raises ConfigError: E-CONFIG-280 that is no longer served, E-CONFIG-304 there is none.
         """
         registry = self._registry()
+        self._follow()
         before = registry.previous(alias)
         self._check_served(before)
         registry.roll_back(alias, before)
@@ -160,10 +169,13 @@ class Desk:
         registry.record(name, loaded)
         self._known = {**self._known, name: loaded}
 
+    def _behind(self) -> bool:
+        return self.registry is not None and self.registry.signature() != self._signature
+
     def _follow(self) -> None:
         """Load and unload what another process did; what is refused here is told in the log."""
         registry = self._registry()
-        self._signature, now = registry.signature(), registry.loaded()
+        signature, now = registry.signature(), registry.loaded()
         for name, said in now.items():
             if name in self._known and self._known[name] == said:
                 continue
@@ -174,4 +186,5 @@ class Desk:
                     self.engine.close(name)
             except SapwoodError as error:
                 self.journal.write("not_followed", model=name, code=error.code)
-        self._known = now
+        # last, so that whoever asks for what is being loaded waits for it
+        self._known, self._signature = now, signature

@@ -125,5 +125,5 @@ def too_late() -> ResourceError:
     return ResourceError(
         "E-RESOURCE-076",
         "The answer took longer than a request may.",
-        fix="ask for fewer tokens, or stream the answer",
+        fix="ask for fewer tokens, or for less at once",
     )

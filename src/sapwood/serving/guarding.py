@@ -65,7 +65,7 @@ class Guard:
         limits = self.settings.limits
         headers = _headers(scope)
         declared = headers.get("content-length", "0")
-        if declared.isdigit() and int(declared) > limits.body:
+        if declared.isdecimal() and int(declared[:20]) > limits.body:
             raise _too_large(limits)
         if scope["method"] in ("GET", "HEAD", "OPTIONS", "DELETE"):
             return receive
@@ -108,7 +108,7 @@ def check_caller(path: str, authorization: str, settings: Settings) -> None:
     if (path + "/").startswith(ADMIN) and not admin:
         why = "needs the admin key" if settings.admin_key else "is shut: there is no admin key"
         raise ConfigError(
-            "E-CONFIG-295", f"{ADMIN} {why}.", fix="start with --admin-key, and send that key"
+            "E-CONFIG-295", f"{ADMIN} {why}.", fix="start with --admin-key-file, and send that key"
         )
 
 

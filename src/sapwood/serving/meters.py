@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -38,6 +39,8 @@ class Meters:
             ("kind", "model"), registry=self.registry,
         )  # fmt: skip
         self.running = Gauge("sapwood_running", "Requests in progress.", registry=self.registry)
+        # of several processes at one address, the one that answers counts what it did itself
+        self.watch("sapwood_process", "Number of the process that counted this.", os.getpid)
 
     def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
         """Add a number that is looked up when it is asked for."""

@@ -56,7 +56,8 @@ class Registry:
                 "E-CONFIG-303", f"There is no registry {root}.", fix="name a folder that is there"
             )
         self.root = Path(os.path.realpath(root))
-        self._models, self._aliases = _Kept(self.root / MODELS), _Kept(self.root / ALIASES)
+        self._models = _Kept(self.root / MODELS, _is_loaded)
+        self._aliases = _Kept(self.root / ALIASES, _is_history)
 
     def names(self) -> tuple[str, ...]:
         """Return the subfolders whose names are names, in order."""
@@ -160,12 +161,21 @@ class Registry:
         return self._models.signature()
 
 
-class _Kept:
-    """One JSON object on disk, read again when it was replaced."""
+def _is_loaded(said: Any) -> bool:
+    return said is None or (isinstance(said, dict) and {"folder", "digest"} <= set(said))
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen: tuple[tuple[int, ...], dict[str, Any]] = ((), {})
+
+def _is_history(said: Any) -> bool:
+    entries = isinstance(said, list) and said
+    return bool(entries) and all(isinstance(e, dict) and "target" in e for e in entries or ())
+
+
+class _Kept:
+    """One JSON object on disk, read again when it was replaced; `fits` tells a sound entry."""
+
+    def __init__(self, path: Path, fits: Callable[[Any], bool]) -> None:
+        self._path, self._fits = path, fits
+        self._seen: tuple[tuple[int, ...] | None, dict[str, Any]] = (None, {})
 
     def signature(self) -> tuple[int, ...]:
         """Return what a replaced file differs by; () where there is none."""
@@ -176,10 +186,17 @@ class _Kept:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def read(self) -> dict[str, Any]:
-        """Return the content, {} where there is none. Raises ConfigError (E-CONFIG-305)."""
+        """Return the content, {} where there is none; what it was before where it broke meanwhile.
+
+        Raises ConfigError (E-CONFIG-305) for one that was never right.
+        """
         signature = self.signature()
         if signature != self._seen[0]:
-            self._seen = (signature, self._content() if signature else {})
+            try:
+                self._seen = (signature, self._content() if signature else {})
+            except ConfigError:
+                if self._seen[0] is None:
+                    raise
         return self._seen[1]
 
     def change(self, how: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
@@ -192,12 +209,12 @@ class _Kept:
     def _content(self) -> dict[str, Any]:
         try:
             found = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            found = error
-        if not isinstance(found, dict):
+        except (OSError, ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict) or not all(map(self._fits, found.values())):
             raise ConfigError(
                 "E-CONFIG-305",
-                f"{self._path.name} of the registry is no JSON object.",
+                f"{self._path.name} of the registry is not what a server wrote.",
                 fix=f"put it right, or remove it: {self._path}",
             )
         return found

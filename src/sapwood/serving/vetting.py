@@ -59,7 +59,13 @@ def vet(folder: Path, bounds: Bounds = BOUNDS) -> None:
         raise ModelError("E-MODEL-200", f"There is no adaptation in '{folder.name}'.")
     problems: list[str] = []
     total = 0
-    for path in _entries(folder, problems):
+    try:
+        paths = [*_entries(folder, problems)]
+    except OSError as error:
+        raise ModelError(
+            "E-MODEL-200", f"'{folder.name}' cannot be looked into: {error.strerror}."
+        ) from None
+    for path in paths:
         inside = path.relative_to(folder).as_posix()
         try:
             with _opened(path) as file:
@@ -107,9 +113,7 @@ def _entries(folder: Path, problems: list[str]) -> Iterator[Path]:
 
 
 def _foreign(name: str) -> str:
-    if name.endswith(
-        (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")
-    ):
+    if name.endswith(_PICKLES):
         return "it may hold a pickle, which runs code when it is read; tensors are safetensors here"
     if name.endswith(_CODE):
         return "it is code"

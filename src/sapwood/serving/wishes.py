@@ -34,6 +34,7 @@ def completion_wishes(body: Completion, model: str) -> list[Wish]:
         sampling=_sampling(body, body.max_tokens),
         top=body.logprobs or 0,
         schema=_schema(body),
+        fit=body.max_tokens is None,
     )
     return [
         replace(wish, text=prompt) if isinstance(prompt, str) else replace(wish, ids=tuple(prompt))
@@ -50,8 +51,9 @@ def chat_wish(body: Chat, model: str) -> Wish:
     tokens = body.max_completion_tokens or body.max_tokens
     top = (body.top_logprobs or 0) if wants_logs(body) else 0
     return Wish(
-        model=model, turns=turns, sampling=_sampling(body, tokens), top=top, schema=_schema(body)
-    )
+        model=model, turns=turns, sampling=_sampling(body, tokens), top=top,
+        schema=_schema(body), fit=tokens is None,
+    )  # fmt: skip
 
 
 def wants_logs(body: Chat | Completion) -> bool:

@@ -1,0 +1,240 @@
+"""Past one machine: the same application in one process of a Ray cluster, over copies of the base.
+
+Where RAY_ADDRESS names a cluster ("auto": the one of this machine), it is used; else one is started
+here, which listens on this machine's own address only. Ray's own settings hold in both cases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from sapwood.errors import ConfigError, ResourceError, SapwoodError
+from sapwood.serving.app import make_app
+from sapwood.serving.cluster import ClusterEngine
+from sapwood.serving.desk import Desk
+from sapwood.serving.registry import Registry
+from sapwood.serving.replicas import Refusal, Replica
+from sapwood.serving.running import address_of, listen
+from sapwood.serving.settings import Settings
+from sapwood.serving.vetting import vet
+
+APPLICATION, COPIES, FRONT = "sapwood", "Replica", "Front"
+_FRONT_REQUESTS = 4096  # at once; the copies say that they are busy long before
+_MARGIN = 16  # requests of a copy beyond those it lets wait, so that it is the copy that refuses
+_ENDING = 15.0  # seconds beyond the drain in which the front has to answer
+_LOOK = 0.2  # seconds between looks at the signals
+_QUIET = {"log_level": "WARNING", "enable_access_log": False}
+
+
+class Plan(Protocol):
+    """What is served and how; folders lie where every machine of the cluster finds them."""
+
+    @property
+    def base(self) -> str:
+        """Name or folder."""
+        ...
+
+    @property
+    def folders(self) -> Mapping[str, Path]:
+        """Adaptations by name."""
+        ...
+
+    @property
+    def settings(self) -> Settings:
+        """Address, keys and limits."""
+        ...
+
+    @property
+    def registry(self) -> Path | None:
+        """Folder of adaptations that may be loaded while it runs."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """As `choose_runtime` takes it."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """As `choose_runtime` takes it."""
+        ...
+
+    @property
+    def room(self) -> Mapping[str, Any]:
+        """Settings of `open_pool` for each copy: slots, resident, queue, tokens."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shelf:
+    """What the front serves, with absolute paths; it is sent to the cluster, its keys included."""
+
+    folders: Mapping[str, Path]
+    registry: Path | None
+    settings: Settings
+
+
+class Front:
+    """The process that answers HTTP, as whoever started it talks to it; `app` is Ray's."""
+
+    app: Any
+
+    async def served(self) -> tuple[list[str], dict[str, Refusal]]:
+        """Return the names of the models, and why others are not served."""
+        state = self.app.state
+        return [about.name for about in state.desk.engine.models()], state.refused
+
+    async def drain(self, seconds: float) -> int:
+        """Take no more requests and wait for those that run; return how many were cancelled."""
+        desk = self.app.state.desk
+        desk.draining.set()
+        cancelled = int(await asyncio.to_thread(desk.engine.stop, seconds))
+        desk.journal.write("end", cancelled=cancelled, died=False)
+        return cancelled
+
+
+def serve_on_ray(
+    plan: Plan, *, replicas: int, ready: Callable[[str, list[str]], None] | None = None
+) -> None:
+    """Serve until a signal, with `replicas` copies of the base, then end what was started.
+
+    `ready` is called with the address and the models' names once they answer; without one the
+    address is printed. Raises ResourceError E-RESOURCE-025 without Ray, ConfigError E-CONFIG-308
+    for an address that is taken, and what refuses a base or an adaptation.
+    """
+    ray, serve = _ray()
+    with listen(plan.settings) as free:
+        address, port = address_of(free), free.getsockname()[1]
+    for folder in plan.folders.values():
+        vet(folder)
+    _join(ray)
+    try:
+        _start(serve, plan.settings.host, port)
+        front = serve.run(_application(ray, serve, plan, replicas), name=APPLICATION)
+        models, refused = front.served.remote().result()
+        _tell_refused(plan, refused)
+        with _signals() as asked:
+            (ready or _say_ready)(address, models)
+            _wait(serve, asked)
+            _drain(front, plan.settings.drain, asked)
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def _ray() -> tuple[Any, Any]:
+    try:
+        import ray
+        from ray import serve
+    except ImportError as error:
+        raise ResourceError(
+            "E-RESOURCE-025",
+            f"Serving on a cluster needs a package that is not here: {error.name}.",
+            fix="pip install 'sapwood[ray]'",
+        ) from None
+    return ray, serve
+
+
+def _join(ray: Any) -> None:
+    """Join the cluster that RAY_ADDRESS names, or start one on this machine."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
+    given = os.environ.get("RAY_ADDRESS", "")
+    own: dict[str, Any] = {} if given else {"_node_ip_address": "127.0.0.1"}
+    try:
+        ray.init(given or "local", include_dashboard=False, logging_level=logging.WARNING, **own)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ResourceError(
+            "E-RESOURCE-071",
+            f"The Ray cluster '{given or 'of this machine'}' does not answer: {error}",
+            fix="name one in RAY_ADDRESS, or unset it to start one here",
+        ) from None
+
+
+def _start(serve: Any, host: str, port: int) -> None:
+    """Let the cluster listen where it is told to, and nowhere else."""
+    if serve.status().proxies:
+        raise ConfigError(
+            "E-CONFIG-308",
+            "This cluster runs Ray Serve already, at an address that was given to it before.",
+            fix="end it with `serve shutdown`, or use another cluster",
+        )
+    serve.start("HeadOnly", http_options={"host": host, "port": port}, logging_config=_QUIET)
+
+
+def _application(ray: Any, serve: Any, plan: Plan, replicas: int) -> Any:
+    """Return the application: the front over copies of the base, which get a CPU or GPU each."""
+    room = plan.room
+    wanted = plan.device.startswith("cuda") or (
+        plan.device == "auto" and ray.cluster_resources().get("GPU", 0) >= replicas
+    )
+    device = "cuda" if plan.device.startswith("cuda") else plan.device  # each sees its own only
+    copies = serve.deployment(Replica).options(
+        name=COPIES,
+        num_replicas=replicas,
+        ray_actor_options={"num_cpus": 1, "num_gpus": int(wanted)},
+        max_ongoing_requests=room["slots"] + room["queue"] + _MARGIN,
+        max_queued_requests=room["queue"],
+        graceful_shutdown_timeout_s=5,
+        graceful_shutdown_wait_loop_s=0.2,
+        logging_config=_QUIET,
+    )
+    shelf = _Shelf(
+        folders={name: folder.resolve() for name, folder in plan.folders.items()},
+        registry=plan.registry.resolve() if plan.registry else None,
+        settings=replace(plan.settings, worker=0),
+    )
+    front = serve.deployment(serve.ingress(_opener(shelf))(Front)).options(
+        name=FRONT,
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=_FRONT_REQUESTS,
+        graceful_shutdown_timeout_s=5,
+        graceful_shutdown_wait_loop_s=0.2,
+        logging_config=_QUIET,
+    )
+    return front.bind(copies.bind(_absolute(plan.base), device, plan.dtype, dict(room)))
+
+
+def _absolute(base: str) -> str:
+    from sapwood.models.store import BASES
+
+    path = Path(base).expanduser()
+    return str(path.resolve()) if base not in BASES and path.exists() else base
+
+
+def _opener(shelf: _Shelf) -> Callable[[], Any]:
+    """Return what makes the application in the front's process."""
+
+    def build() -> Any:
+        return _opened(shelf)
+
+    return build
+
+
+def _opened(shelf: _Shelf) -> Any:
+    """Return the application over the copies, each adaptation opened by one of them."""
+    from ray import serve
+
+    def running() -> int:
+        copies = serve.status().applications[APPLICATION].deployments[COPIES]
+        return int(copies.replica_states.get("RUNNING", 0))
+
+    refused: dict[str, Refusal] = {}
+    engine = ClusterEngine(serve.get_deployment_handle(COPIES, app_name=APPLICATION), running)
+    registry = Registry(shelf.registry) if shelf.registry else None
+    desk = Desk(engine, shelf.settings, registry)
+    desk.meters.registry.register(engine.asked)
+    known = {} if registry is None else registry.to_serve()
+    folders = {**{name: lambda f=f: registry.folder(f) for name, f in known.items()}}
+    app = make_app(desk)
+    app.state.desk, app.state.refused = desk, refused
+    return app
