@@ -11,13 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.serving.conftest import ADMIN_KEY, KEY
 
 from sapwood.errors import ConfigError
 from sapwood.serving.guarding import check_caller
 from sapwood.serving.settings import Limits, Settings
 
-# As in conftest.py, whose servers have these.
-KEY, ADMIN_KEY = "key-of-the-tests", "admin-key-of-the-tests"
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "PROPFIND")
 OPEN = {"/healthz", "/readyz"}
 WRITE = "/v1/completions"

@@ -13,6 +13,7 @@ taken instead, the grouping of Punica (Chen et al., arXiv 2310.18547) and S-LoRA
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,7 +59,9 @@ class _Stacked(torch.autograd.Function):
         if gain is not None:
             through, grad_gain = grad * gain, (grad * plain).sum_to_size(gain.shape)
         grad_x = ctx.layer.back(through) if ctx.needs_input_grad[0] else None
-        step = ctx.layer.sorted_back if ctx.plan.sorted else ctx.layer.stacked_back
+        step = ctx.layer.stacked_back
+        if ctx.plan.sorted:
+            step = partial(_sorted_back, ctx.layer)
         made = step((flat, grad, grad_x), inner, ctx.plan, ctx.factors)
         made = [g.to(f.dtype) for g, f in zip(made, ctx.factors, strict=True)]
         return (None if grad_x is None else grad_x.view_as(x), None, None, grad_gain, *made)
@@ -194,25 +197,6 @@ class BankLayer(LowRank):
         grad_b = torch.split(inner[0].t() @ grad, ranks)
         return [*grad_a, *(part.t() for part in grad_b)]
 
-    def sorted_back(
-        self, states: tuple[Tensor, ...], inner: Any, plan: Plan, factors: Sequence[Tensor]
-    ) -> list[Tensor]:
-        """Do the same as `stacked_back`, one adaptation's own tokens at a time."""
-        flat, grad, grad_x = states
-        half = len(factors) // 2
-        grads_a, grads_b = [], []
-        for number, (where, weight, mask) in enumerate(_spans(self, plan, flat)):
-            own, upstream = flat[where], grad[where]
-            back = (upstream @ factors[half + number].to(grad.dtype)).mul_(weight)
-            grads_a.append(back.t() @ (own if mask is None else own * mask))
-            grads_b.append(upstream.t() @ inner[number])
-            low = factors[number].to(grad.dtype)
-            if grad_x is not None and mask is None:
-                _add(grad_x, where, back, low)
-            elif grad_x is not None:
-                grad_x[where] += (back @ low) * mask
-        return [*grads_a, *grads_b]
-
     def columns(self, plan: Plan, dtype: torch.dtype) -> Tensor:
         """Return the mask of all stacked rows; see `Sharing`."""
         owners = [(at, self.branches[n][2], self.branches[n][1]) for n, at in plan.branches]
@@ -260,6 +244,26 @@ def _spans(
         mask = _drop_mask(flat[where], dropout, plan.seed + at) if wet else None
         whole = weight * scale
         yield where, whole if isinstance(whole, float) else whole.to(flat.dtype), mask
+
+
+def _sorted_back(
+    layer: BankLayer, states: tuple[Tensor, ...], inner: Any, plan: Plan, factors: Sequence[Tensor]
+) -> list[Tensor]:
+    """Do the same as `BankLayer.stacked_back`, one adaptation's own tokens at a time."""
+    flat, grad, grad_x = states
+    half = len(factors) // 2
+    grads_a, grads_b = [], []
+    for number, (where, weight, mask) in enumerate(_spans(layer, plan, flat)):
+        own, upstream = flat[where], grad[where]
+        back = (upstream @ factors[half + number].to(grad.dtype)).mul_(weight)
+        grads_a.append(back.t() @ (own if mask is None else own * mask))
+        grads_b.append(upstream.t() @ inner[number])
+        low = factors[number].to(grad.dtype)
+        if grad_x is not None and mask is None:
+            _add(grad_x, where, back, low)
+        elif grad_x is not None:
+            grad_x[where] += (back @ low) * mask
+    return [*grads_a, *grads_b]
 
 
 def _drop_mask(x: Tensor, share: float, seed: int) -> Tensor:

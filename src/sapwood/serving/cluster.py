@@ -67,7 +67,9 @@ class ClusterEngine:
         threading.Thread(target=self._loop.run_forever, name="sapwood-ask", daemon=True).start()
         about = self._soon(self._reading("", handle.base)).result()
         self.base, self._alive = about.name, True
-        self._served: dict[str, tuple[Wanted, About]] = {about.name: (Wanted(name=about.name), about)}
+        self._served: dict[str, tuple[Wanted, About]] = {
+            about.name: (Wanted(name=about.name), about)
+        }
         threading.Thread(target=self._watch, name="sapwood-watch", daemon=True).start()
 
     @property

@@ -64,7 +64,7 @@ class Desk:
         """
         meant = self.aliases().get(name, name)  # first: what it means was loaded before it meant it
         if self._behind():
-            following = self.change(self._follow)
+            following = self.change(self.follow)
             if not self.serves(meant):
                 await following
         return meant
@@ -72,7 +72,7 @@ class Desk:
     async def follow(self) -> None:
         """Load and unload here what another process did."""
         if self._behind():
-            await self.change(self._follow)
+            await self.change(self.follow)
 
     def change(self, how: Callable[..., T], *given: Any) -> asyncio.Future[T]:
         """Run a change of what is served after those that were asked for before it."""
@@ -80,8 +80,8 @@ class Desk:
 
     def load(self, name: str, folder: str) -> About:
         """Serve an adaptation of the registry. Raises what `vet` and `Engine.open` raise."""
-        registry = self._registry()
-        self._follow()
+        registry = self.changeable()
+        self.follow()
         check_name(name)
         if name in self.aliases():
             raise ConfigError(
@@ -102,8 +102,8 @@ class Desk:
         Raises ConfigError: E-CONFIG-280 it is not served, E-CONFIG-304 an alias means it, or it is
         the base.
         """
-        self._registry()
-        self._follow()
+        self.changeable()
+        self.follow()
         if name == self.engine.base:
             raise ConfigError("E-CONFIG-304", "The base cannot be unloaded.", fix="end the server")
         pointing = sorted(alias for alias, target in self.aliases().items() if target == name)
@@ -116,46 +116,8 @@ class Desk:
         self.engine.close(name)
         self._record(name, None)
 
-    def alias(self, alias: str, target: str | None) -> None:
-        """Let an alias mean a served model from now on, or nothing (None).
-
-        Raises ConfigError: E-CONFIG-280 the target is not served, E-CONFIG-302 no name,
-        E-CONFIG-304 the name is taken, or there is no such alias.
-        """
-        registry = self._registry()
-        self._follow()
-        check_name(alias, "alias")
-        if self.serves(alias):
-            raise ConfigError(
-                "E-CONFIG-304", f"'{alias}' is a model itself.", fix="choose another alias"
-            )
-        if target is not None:
-            self._check_served(target)
-        elif alias not in registry.aliases():
-            raise ConfigError("E-CONFIG-304", f"There is no alias '{alias}'.")
-        registry.point(alias, target)
-
-    def roll_back(self, alias: str) -> str:
-        """Let an alias mean what it meant before; return that.
-
-        Raises ConfigError: E-CONFIG-280 that is no longer served, E-CONFIG-304 there is none.
-        """
-        registry = self._registry()
-        self._follow()
-        before = registry.previous(alias)
-        self._check_served(before)
-        registry.roll_back(alias, before)
-        return before
-
-    def _check_served(self, model: str) -> None:
-        if not self.serves(model):
-            raise ConfigError(
-                "E-CONFIG-280",
-                f"'{model[:64]}' is not served here.",
-                fix="load it first: POST /admin/load",
-            )
-
-    def _registry(self) -> Registry:
+    def changeable(self) -> Registry:
+        """Return the registry. Raises ConfigError (E-CONFIG-303) where there is none."""
         if self.registry is None:
             raise ConfigError(
                 "E-CONFIG-303",
@@ -165,16 +127,16 @@ class Desk:
         return self.registry
 
     def _record(self, name: str, loaded: Loaded | None) -> None:
-        registry = self._registry()
+        registry = self.changeable()
         registry.record(name, loaded)
         self._known = {**self._known, name: loaded}
 
     def _behind(self) -> bool:
         return self.registry is not None and self.registry.signature() != self._signature
 
-    def _follow(self) -> None:
+    def follow(self) -> None:
         """Load and unload what another process did; what is refused here is told in the log."""
-        registry = self._registry()
+        registry = self.changeable()
         signature, now = registry.signature(), registry.loaded()
         for name, said in now.items():
             if name in self._known and self._known[name] == said:

@@ -11,10 +11,11 @@ import logging
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,10 +90,13 @@ class Front:
 
     app: Any
 
+    def __init__(self, copies: Any) -> None:
+        del copies  # named so that Ray starts them, too; the application asks for them by name
+
     async def served(self) -> tuple[list[str], dict[str, Refusal]]:
-        """Return the names of the models, and why others are not served."""
-        state = self.app.state
-        return [about.name for about in state.desk.engine.models()], state.refused
+        """Return the names of the models, and why others are not served: "" is the base."""
+        desk, refused = self.app.state.desk, self.app.state.refused
+        return [about.name for about in desk.engine.models()] if desk else [], refused
 
     async def drain(self, seconds: float) -> int:
         """Take no more requests and wait for those that run; return how many were cancelled."""
@@ -125,7 +129,8 @@ def serve_on_ray(
         _tell_refused(plan, refused)
         with _signals() as asked:
             (ready or _say_ready)(address, models)
-            _wait(serve, asked)
+            while not asked:
+                time.sleep(_LOOK)
             _drain(front, plan.settings.drain, asked)
     finally:
         serve.shutdown()
@@ -222,19 +227,74 @@ def _opener(shelf: _Shelf) -> Callable[[], Any]:
 
 def _opened(shelf: _Shelf) -> Any:
     """Return the application over the copies, each adaptation opened by one of them."""
+    from fastapi import FastAPI
     from ray import serve
 
     def running() -> int:
         copies = serve.status().applications[APPLICATION].deployments[COPIES]
         return int(copies.replica_states.get("RUNNING", 0))
 
-    refused: dict[str, Refusal] = {}
-    engine = ClusterEngine(serve.get_deployment_handle(COPIES, app_name=APPLICATION), running)
     registry = Registry(shelf.registry) if shelf.registry else None
+    try:
+        engine = ClusterEngine(serve.get_deployment_handle(COPIES, app_name=APPLICATION), running)
+    except SapwoodError as error:
+        shut = FastAPI(openapi_url=None)
+        shut.state.desk, shut.state.refused = None, {"": Refusal.of(error)}
+        return shut
     desk = Desk(engine, shelf.settings, registry)
     desk.meters.registry.register(engine.asked)
-    known = {} if registry is None else registry.to_serve()
-    folders = {**{name: lambda f=f: registry.folder(f) for name, f in known.items()}}
     app = make_app(desk)
-    app.state.desk, app.state.refused = desk, refused
+    app.state.desk, app.state.refused = desk, dict(_open_all(desk, shelf.folders))
     return app
+
+
+def _open_all(desk: Desk, folders: Mapping[str, Path]) -> Iterator[tuple[str, Refusal]]:
+    """Open folders and what a registry holds; yield what is refused."""
+    registry = desk.registry
+    listed = [(name, partial(Path, folder)) for name, folder in folders.items()]
+    if registry is not None:
+        listed += [(name, partial(registry.folder, at)) for name, at in registry.to_serve().items()]
+    for name, folder in listed:
+        try:
+            desk.open(name, folder())
+        except SapwoodError as error:
+            desk.journal.write("not_served", model=name, code=error.code)
+            yield name, Refusal.of(error)
+
+
+def _tell_refused(plan: Plan, refused: Mapping[str, Refusal]) -> None:
+    """Raise what refuses the base or an adaptation that was named; tell the others'."""
+    for name, refusal in refused.items():
+        if not name or name in plan.folders:
+            raise refusal.error()
+        print(f"not served: {name}\n{refusal.error()}", file=sys.stderr)
+
+
+def _say_ready(address: str, models: list[str]) -> None:
+    print(f"{', '.join(models)}: on Ray. Ctrl-C ends it.", file=sys.stderr)
+    print(address, flush=True)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Yield the list of SIGTERMs and SIGINTs so far, instead of what they usually do."""
+    asked: list[int] = []
+    kinds = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(kind, lambda number, _: asked.append(number)) for kind in kinds]
+    try:
+        yield asked
+    finally:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
+
+
+def _drain(front: Any, seconds: float, asked: Sequence[int]) -> None:
+    """Let running requests end; a second signal waits no longer."""
+    ending = front.drain.remote(seconds)
+    until = time.monotonic() + seconds + _ENDING
+    while len(asked) < 2 and time.monotonic() < until:
+        try:
+            ending.result(timeout_s=_LOOK)
+        except TimeoutError:
+            continue
+        return

@@ -107,9 +107,7 @@ class Replica:
         ticket, left = None, wish.sampling.samples
         try:
             await self._have(wanted)
-            ticket = self._pool.write(
-                wish, lambda update: _put(loop, updates, update)
-            )
+            ticket = self._pool.write(wish, lambda update: _put(loop, updates, update))
             while left:
                 come = [await updates.get()]
                 while not updates.empty():
@@ -165,9 +163,7 @@ class Replica:
             raise self._failed
 
 
-def _put(
-    loop: asyncio.AbstractEventLoop, updates: asyncio.Queue[Update], update: Update
-) -> None:
+def _put(loop: asyncio.AbstractEventLoop, updates: asyncio.Queue[Update], update: Update) -> None:
     loop.call_soon_threadsafe(updates.put_nowait, update)
 
 

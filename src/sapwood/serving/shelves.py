@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from sapwood.errors import ConfigError
 from sapwood.pool.wish import About
 from sapwood.registry import did_you_mean
+from sapwood.serving.aliasing import point, roll_back
 from sapwood.serving.asked import Alias, Load, RollBack, Unload
 from sapwood.serving.desk import Desk
 from sapwood.serving.refusals import documented
@@ -64,13 +65,13 @@ def admin_routes(desk: Desk) -> APIRouter:
     @router.post("/alias")
     async def alias(body: Alias) -> dict[str, Any]:
         """Let a name mean a served model from the next request on, or no longer anything."""
-        await desk.change(desk.alias, body.alias, body.target)
+        await desk.change(point, desk, body.alias, body.target)
         return {"alias": body.alias, "target": body.target}
 
     @router.post("/rollback")
     async def rollback(body: RollBack) -> dict[str, Any]:
         """Let a name mean what it meant before."""
-        return {"alias": body.alias, "target": await desk.change(desk.roll_back, body.alias)}
+        return {"alias": body.alias, "target": await desk.change(roll_back, desk, body.alias)}
 
     return router
 
