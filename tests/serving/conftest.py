@@ -159,8 +159,9 @@ class FakeEngine:
 
         def work() -> None:
             try:
-                future.set_result(answer())
-            except BaseException as error:
+                if future.set_running_or_notify_cancel():
+                    future.set_result(answer())
+            except Exception as error:
                 future.set_exception(error)
             finally:
                 self._leave()
@@ -318,10 +319,10 @@ def adaptation() -> Callable[..., Path]:
 
 @pytest.fixture
 def eventually() -> Callable[[Callable[[], Any]], None]:
-    """Waiter until something holds, for what happens on other threads; 5 s at most."""
+    """Waiter until something holds, for what happens on other threads; 10 s at most."""
 
     def wait(holds: Callable[[], Any]) -> None:
-        end = time.monotonic() + 5
+        end = time.monotonic() + 10
         while not holds():
             assert time.monotonic() < end, "it never came true"
             time.sleep(0.005)

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from safetensors.numpy import save_file
-from tests.serving.conftest import ADMIN_KEY, KEY, FakeEngine, Log, write_adaptation
+from tests.serving.conftest import ADMIN_KEY, FakeEngine, Log, write_adaptation
 
 from sapwood.errors import ConfigError, ModelError
 from sapwood.serving.desk import Desk
@@ -84,7 +84,7 @@ def test_load_and_unload(admins: Callable[[], Admin], root: Path) -> None:
     assert error["code"] == "E-CONFIG-280" and error["param"] == "model"
     error = admin.post("unload", 400, name="small")
     assert error["message"].startswith("E-CONFIG-304  The base cannot be unloaded.")
-    assert "no folder 'v4'. Did you mean" in admin.post("load", 404, name="v4")["message"]
+    assert "no folder 'v4'." in admin.post("load", 404, name="v4")["message"]
 
 
 def test_loading_again_serves_the_content_as_it_is_now(
@@ -344,7 +344,7 @@ def test_models_json_leads_nowhere_else(root: Path, tmp_path: Path) -> None:
     (root / "models.json").write_text('{"x": {"folder": "../outside", "digest": "0"}}')
 
     async def ask() -> None:
-        await desk.follow()
+        await desk.catch_up()
 
     asyncio.run(ask())
     assert not desk.serves("x") and log.lines[-1]["code"] == "E-CONFIG-302"

@@ -175,7 +175,7 @@ def repeatable(context: click.Context) -> list[str]:
             written += [parameter.opts[0]] if value else []
         else:
             written += [parameter.opts[0], str(value)]
-    own = _without(sys.argv[1:], ("--config", "--set"))
+    own = _without(sys.argv[1:], ("--config", "--set", "--events"))
     return [*own[:1], *front, *own[1:], *written]
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sapwood.commands.defaults import repeatable, run_folder
+from sapwood.commands.journal import Journal
 from sapwood.commands.wording import reader_language, report_language, say, translated
 from sapwood.errors import ConfigError, ResourceError
 from sapwood.files import told, write_json
@@ -68,6 +69,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--trust-remote-code", default="", metavar="NAME",
                  help="The one model whose own code may run."),
     click.option("--fresh", is_flag=True, help="Forget an earlier run in OUT."),
+    click.option("--events", type=click.Path(path_type=Path),
+                 help="Append each event to this file, a JSON line each."),
     click.option("--lang", type=click.Choice(["en", "zh"]), help="Language of the report."),
     click.option("--json", "as_json", is_flag=True, help="Print report.json on stdout."),
 )  # fmt: skip
@@ -84,6 +87,18 @@ def run(
     data: str, *, only: tuple[str, ...], verb: str, prompting: Any = None, **given: Any
 ) -> None:
     """Run `adapt` over `only` these candidate families, show it, and write the report."""
+    with Journal(given.pop("events")) as journal:
+        _run(data, only, verb, prompting, given, journal)
+
+
+def _run(
+    data: str,
+    only: tuple[str, ...],
+    verb: str,
+    prompting: Any,
+    given: dict[str, Any],
+    journal: Journal,
+) -> None:
     from sapwood.tasks.readers import find_files
 
     _check(given)
@@ -99,7 +114,7 @@ def run(
     job = job if prompting is None else replace(job, prompting=prompting)
     _spare(job.out)
     runtime = choose_runtime(given["device"], given["dtype"], given["weights"])
-    screen = Screen(quiet=given["as_json"], lang=given["lang"])
+    screen = Screen(quiet=given["as_json"], lang=given["lang"], journal=journal)
     with _forgetting(job.out / "run", given["fresh"]):
         events = adapt(
             job, runtime, card=model_card, trust_remote_code=given["trust_remote_code"],
@@ -263,7 +278,9 @@ def _encoder(name: str | None, data: str, given: dict[str, Any]) -> str | None:
 class Screen:
     """Show events on stderr: a live bar on a terminal, plain lines elsewhere."""
 
-    def __init__(self, *, quiet: bool = False, lang: str | None = None) -> None:
+    def __init__(
+        self, *, quiet: bool = False, lang: str | None = None, journal: Journal | None = None
+    ) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
         from rich.progress import TimeRemainingColumn as Remaining
@@ -277,6 +294,7 @@ class Screen:
         self.task: Any = None
         self.stopping = False
         self.lang = lang
+        self.journal = journal or Journal(None)
 
     def follow(self, events: Generator[Event, None, dict[str, Any]]) -> dict[str, Any]:
         """Run a generator of events to its end and return its result; Ctrl-C ends it cleanly."""
@@ -285,11 +303,13 @@ class Screen:
             with self.bar:
                 while True:
                     try:
-                        self._show(next(events))
+                        event = next(events)
                     except StopIteration as end:
                         result: dict[str, Any] = end.value
                         return result
-                    if self.stopping:
+                    self.journal.event(event)
+                    self._show(event)
+                    if self.stopping or self.journal.asked_to_stop:
                         events.close()
                         break
         finally:

@@ -36,6 +36,7 @@ class Plan:
     folders: Mapping[str, Path]
     settings: Settings
     registry: Path | None
+    studio: Path | None
     device: str
     dtype: str
     room: Mapping[str, Any]
@@ -46,6 +47,8 @@ class Plan:
 @click.option("--base", help="Base, where WHAT does not say it.")
 @click.option("--registry", type=click.Path(path_type=Path),
               help="Folder of adaptations that may be loaded while it runs.")
+@click.option("--studio", type=click.Path(path_type=Path),
+              help="Folder of projects: shows the page of `sapwood ui` at the same address.")
 @click.option("--host", default="127.0.0.1", show_default=True,
               help=f"Address; any but this machine's own needs a key in {KEY}.")
 @click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True)
@@ -141,7 +144,8 @@ def _plan(what: tuple[str, ...], given: Mapping[str, Any]) -> Plan:
     }  # fmt: skip
     return Plan(
         base=named.pop() if named else _USUAL, folders=folders, settings=settings,
-        registry=given["registry"], device=given["device"], dtype=given["dtype"], room=room,
+        registry=given["registry"], studio=given["studio"], device=given["device"],
+        dtype=given["dtype"], room=room,
     )  # fmt: skip
 
 
@@ -252,7 +256,7 @@ def _serve(plan: Plan, listening: socket.socket, *, as_json: bool, quiet: bool =
         for name, folder in plan.folders.items():
             desk.open(name, folder)
         _open_registry(desk, registry)
-        app = make_app(desk)
+        app = _with_page(make_app(desk), plan, engine)
     except BaseException:
         engine.stop(0)
         raise
@@ -262,6 +266,19 @@ def _serve(plan: Plan, listening: socket.socket, *, as_json: bool, quiet: bool =
             _say_ready(desk, listening, runtime.describe(), as_json)
 
     return serve(desk, app, listening, ready)
+
+
+def _with_page(api: Any, plan: Plan, engine: Any) -> Any:
+    """Return the API, with the page beside it where one is wanted."""
+    if plan.studio is None:
+        return api
+    from sapwood.studio.app import Beside, studio_app
+    from sapwood.studio.guarding import Door
+    from sapwood.studio.room import lent
+
+    door = Door(key=plan.settings.key)
+    page = studio_app(plan.studio, door=door, opener=lent(engine), owns=False)
+    return Beside(page, lambda scope: api)
 
 
 def _open_registry(desk: Desk, registry: Registry | None) -> None:

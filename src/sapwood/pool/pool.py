@@ -21,13 +21,12 @@ from sapwood.launch import Runtime
 from sapwood.methods.bank import Bank
 from sapwood.models.decoder import Decoder
 from sapwood.models.products import quickened
-from sapwood.models.store import BASES
 from sapwood.pool.answers import Answers
 from sapwood.pool.batch import Batch, Seat
 from sapwood.pool.memory import Memory
 from sapwood.pool.prompts import Prompt, Prompts
 from sapwood.pool.resident import Resident
-from sapwood.pool.room import longest_row, shadow
+from sapwood.pool.room import called, longest_row, shadow
 from sapwood.pool.running import Runner
 from sapwood.pool.shelf import Shelf
 from sapwood.pool.wish import About, Busy, TokenLog, Update, Wish
@@ -266,12 +265,6 @@ class _Answer:
             prompt=self._prompt.tokens,
             cached=self._prompt.prefix.next_position,
         )
-
-
-def called(base: str) -> str:
-    """Return the name that a base is served by: of a folder or file its last part."""
-    path = Path(base).expanduser()
-    return path.name if path.exists() and base not in BASES else base
 
 
 def _unforeseen(error: Exception) -> ResourceError:

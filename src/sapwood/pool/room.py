@@ -1,16 +1,25 @@
-"""Memory: a second net around the same tensors, and how long rows may be."""
+"""What a base is called, a second net around its tensors, and how long rows may be."""
 
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from sapwood.models.store import BASES
 
 # Keys and values of all rows together, where the machine has more: 46,000 tokens of SmolLM2-135M in
 # single precision, 92,000 in half.
 _MOST_BYTES = 4 << 30
 _SHARE = 0.25  # of the memory that is free
+
+
+def called(base: str) -> str:
+    """Return the name that a base is served by: of a folder or file its last part."""
+    path = Path(base).expanduser()
+    return path.name if path.exists() and base not in BASES else base
 
 
 def shadow(net: Any) -> Any:

@@ -69,7 +69,7 @@ class Desk:
                 await following
         return meant
 
-    async def follow(self) -> None:
+    async def catch_up(self) -> None:
         """Load and unload here what another process did."""
         if self._behind():
             await self.change(self.follow)

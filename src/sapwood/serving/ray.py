@@ -1,7 +1,7 @@
 """Past one machine: the same application in one process of a Ray cluster, over copies of the base.
 
 Where RAY_ADDRESS names a cluster ("auto": the one of this machine), it is used; else one is started
-here, which listens on this machine's own address only. Ray's own settings hold in both cases.
+here. Ray's own settings hold in both cases.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ APPLICATION, COPIES, FRONT = "sapwood", "Replica", "Front"
 _FRONT_REQUESTS = 4096  # at once; the copies say that they are busy long before
 _MARGIN = 16  # requests of a copy beyond those it lets wait, so that it is the copy that refuses
 _ENDING = 15.0  # seconds beyond the drain in which the front has to answer
+_START = 60.0  # seconds that copies may come after the first
 _LOOK = 0.2  # seconds between looks at the signals
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
@@ -83,6 +84,7 @@ class _Shelf:
     folders: Mapping[str, Path]
     registry: Path | None
     settings: Settings
+    copies: int
 
 
 class Front:
@@ -154,9 +156,8 @@ def _join(ray: Any) -> None:
     """Join the cluster that RAY_ADDRESS names, or start one on this machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
     given = os.environ.get("RAY_ADDRESS", "")
-    own: dict[str, Any] = {} if given else {"_node_ip_address": "127.0.0.1"}
     try:
-        ray.init(given or "local", include_dashboard=False, logging_level=logging.WARNING, **own)
+        ray.init(given or "local", include_dashboard=False, logging_level=logging.WARNING)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ResourceError(
             "E-RESOURCE-071",
@@ -173,6 +174,7 @@ def _start(serve: Any, host: str, port: int) -> None:
             "This cluster runs Ray Serve already, at an address that was given to it before.",
             fix="end it with `serve shutdown`, or use another cluster",
         )
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start("HeadOnly", http_options={"host": host, "port": port}, logging_config=_QUIET)
 
 
@@ -197,6 +199,7 @@ def _application(ray: Any, serve: Any, plan: Plan, replicas: int) -> Any:
         folders={name: folder.resolve() for name, folder in plan.folders.items()},
         registry=plan.registry.resolve() if plan.registry else None,
         settings=replace(plan.settings, worker=0),
+        copies=replicas,
     )
     front = serve.deployment(serve.ingress(_opener(shelf))(Front)).options(
         name=FRONT,
@@ -241,6 +244,9 @@ def _opened(shelf: _Shelf) -> Any:
         shut = FastAPI(openapi_url=None)
         shut.state.desk, shut.state.refused = None, {"": Refusal.of(error)}
         return shut
+    until = time.monotonic() + _START
+    while running() < shelf.copies and time.monotonic() < until:
+        time.sleep(_LOOK)  # or the first of them would get all the adaptations
     desk = Desk(engine, shelf.settings, registry)
     desk.meters.registry.register(engine.asked)
     app = make_app(desk)

@@ -204,7 +204,9 @@ class _Kept:
         from filelock import FileLock
 
         with FileLock(self._path.with_name(f".{self._path.name}.lock"), timeout=30):
-            write_json(self._path, how(self.read()))
+            changed = how(self.read())
+            write_json(self._path, changed)
+            self._seen = (self.signature(), changed)
 
     def _content(self) -> dict[str, Any]:
         try:

@@ -27,14 +27,14 @@ def routes(desk: Desk) -> APIRouter:
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:
         """List what is served: the base, its adaptations, then other names for them."""
-        await desk.follow()
+        await desk.catch_up()
         return {"object": "list", "data": listed(desk)}
 
     @router.get("/v1/models/{model:path}")
     async def model(model: str, request: Request) -> dict[str, Any]:
         """Say what one model is."""
         visit_of(request.scope).model = model
-        await desk.follow()
+        await desk.catch_up()
         found = {str(entry["id"]): entry for entry in listed(desk)}
         if model not in found:
             raise ConfigError(

@@ -1,0 +1,1 @@
+"""The web page: the job from a file to an adaptation, over the functions the command line uses."""

@@ -1,0 +1,252 @@
+"""The step Try: a text, and what base, prompted and tuned make of it side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from markupsafe import Markup, escape
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+
+from sapwood.errors import ConfigError, DataError, SapwoodError
+from sapwood.interfaces import Answer, Turn
+from sapwood.studio.adding import ADDABLE, add
+from sapwood.studio.forms import Form, Said
+from sapwood.studio.looking import look
+from sapwood.studio.pages import Studio
+from sapwood.studio.results import chosen
+from sapwood.studio.room import WRITING, Column, columns_of, found, labels, written
+from sapwood.studio.workspace import Project, Run
+
+_TURNS = 40  # of a conversation
+_COLOURS = 6  # of entity types, then they begin again
+ONE_LABEL = ("classification", "pairs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What is tried: a run and its columns; `task` of the run, which the data may have left."""
+
+    project: Project
+    run: Run
+    report: dict[str, Any]
+    columns: tuple[Column, ...]
+
+    @property
+    def task(self) -> str:
+        """Return the run's task."""
+        return str(self.report.get("task"))
+
+    def column(self, part: str) -> Column:
+        """Return a column by its name. Raises ConfigError (E-CONFIG-322)."""
+        for column in self.columns:
+            if column.part == part:
+                return column
+        raise ConfigError(
+            "E-CONFIG-322", f"This run has nothing '{ascii(part)[1:-1][:30]}' to try."
+        )
+
+
+def trial_of(project: Project, number: int) -> Trial | None:
+    """Return what can be tried of a finished run, None where there is none."""
+    one = chosen(project, number)
+    if one is None:
+        return None
+    columns = columns_of(project, *one)
+    return Trial(project=project, run=one[0], report=one[1], columns=columns)
+
+
+def _needed(studio: Studio, identity: str, number: int) -> Trial:
+    trial = trial_of(studio.workspace.project(identity), number)
+    if trial is None:
+        raise ConfigError("E-CONFIG-323", "No run has finished.", fix="start one, under Adapt")
+    return trial
+
+
+def routes(studio: Studio) -> APIRouter:
+    """Return the routes."""
+    router = APIRouter(prefix="/p/{identity}")
+
+    @router.get("/try")
+    def show(request: Request, identity: str, run: int = 0) -> Response:
+        project = studio.workspace.project(identity)
+        trial = trial_of(project, run)
+        return _page(studio, request, project, trial)
+
+    @router.post("/try")
+    def ask(request: Request, identity: str, form: Said, run: int = 0) -> Response:
+        trial = _needed(studio, identity, run)
+        text = form.text("text")
+        said = {}
+        for column in trial.columns if text.strip() else ():
+            said[column.part] = _whole(studio, request, trial, column, text)
+        return _page(studio, request, trial.project, trial, text=text, said=said)
+
+    @router.post("/try/{part}")
+    async def ask_one(
+        request: Request, identity: str, part: str, form: Said, run: int = 0
+    ) -> Response:
+        trial = await run_in_threadpool(_needed, studio, identity, run)
+        column = trial.column(part)
+        if trial.task in WRITING:
+            pieces = _pieces(studio, trial, column, _turns(form))
+            return StreamingResponse(pieces, media_type="text/plain; charset=utf-8")
+        text = form.text("text")
+        whole = await run_in_threadpool(_whole, studio, request, trial, column, text)
+        return HTMLResponse(whole)
+
+    _beside(router, studio)
+    return router
+
+
+def _beside(router: APIRouter, studio: Studio) -> None:
+    """Add the routes that change something: a row that is added, a base that is opened."""
+
+    @router.post("/add")
+    def add_row(request: Request, identity: str, form: Said, run: int = 0) -> Response:
+        project = studio.workspace.project(identity)
+        back = f"/p/{identity}/try" + (f"?run={run}" if run else "")
+        answer = "\n".join(form.every("answer")).replace("\r\n", "\n")
+        answer = form.get("new", 1000) or answer
+        try:
+            count = add(project, form.text("text"), answer)
+        except DataError as error:
+            return studio.forward(back, error=error)
+        t = studio.talk(request)
+        return studio.forward(back, t("added", count=t.q.number(count)))
+
+    @router.get("/try/state")
+    def state(request: Request, identity: str, run: int = 0) -> Response:
+        trial = _needed(studio, identity, run)
+        values = {**_engine(studio, trial), "project": trial.project}
+        return HTMLResponse(studio.fragment(request, "engine.jinja", **values))
+
+    @router.post("/open")
+    def open_base(identity: str, form: Said, run: int = 0) -> Response:
+        trial = _needed(studio, identity, run)
+        studio.room.open(base_of(trial))
+        back = "ship" if form.get("back") == "ship" else "try"
+        return RedirectResponse(f"/p/{identity}/{back}?run={trial.run.number}", status_code=303)
+
+
+def _page(
+    studio: Studio, request: Request, project: Project, trial: Trial | None,
+    text: str = "", said: dict[str, str] | None = None,
+) -> Response:  # fmt: skip
+    seen = look(project)
+    values: dict[str, Any] = {"trial": trial, "text": text, "said": said or {}, "seen": seen}
+    values |= {"addable": seen["task"] in ADDABLE, "writing": False, "spoken": False}
+    if trial is not None:
+        values |= {"writing": trial.task in WRITING, "spoken": trial.task == "dialogue",
+                   "known": list((seen["findings"] or {}).get("labels") or {})[:200],
+                   "example": first_text(seen), "metric": trial.report.get("metric", "accuracy"),
+                   **_engine(studio, trial)}  # fmt: skip
+    return studio.page(request, "try.jinja", project, **values)
+
+
+def first_text(seen: dict[str, Any]) -> str:
+    """Return the text of the first row, of a conversation its first message, to begin with."""
+    for column, role in seen["roles"].items():
+        if column in seen["columns"] and seen["head"]:
+            cell = str(seen["head"][0][seen["columns"].index(column)])
+            if role == "messages":
+                return cell.partition("\n")[0].partition(": ")[2]
+            if role in ("text", "prompt"):
+                return cell
+    return ""
+
+
+def _engine(studio: Studio, trial: Trial) -> dict[str, Any]:
+    base = base_of(trial)
+    error = studio.room.error(base)
+    return {"engine": studio.room.state(base), "engine_error": error and error.to_json(),
+            "run": trial.run}  # fmt: skip
+
+
+def base_of(trial: Trial) -> str:
+    """Return the base of what is recommended, else the run's own."""
+    best = next((column for column in trial.columns if column.best), None)
+    return best.base if best is not None else str(trial.run.asked["model"])
+
+
+def _whole(studio: Studio, request: Request, trial: Trial, column: Column, text: str) -> str:
+    """Return the answer of one column as HTML, an error included."""
+    if not text.strip():
+        error = DataError("E-DATA-303", "There is no text.", fix="write the text first")
+        return studio.fragment(request, "answer.jinja", error=error.to_json())
+    try:
+        return studio.fragment(request, "answer.jinja", error=None,
+                               **_answered(studio, trial, column, text))  # fmt: skip
+    except SapwoodError as said:
+        return studio.fragment(request, "answer.jinja", error=said.to_json())
+
+
+def _answered(studio: Studio, trial: Trial, column: Column, text: str) -> dict[str, Any]:
+    room = studio.room
+    if trial.task in ONE_LABEL:
+        return {"kind": "labels", "labels": labels(room, column, text)[:12]}
+    if trial.task in WRITING:
+        turns = (Turn(role="user", content=text),)
+        pieces = list(written(room, column, turns, spoken=trial.task == "dialogue"))
+        errors = [p for p in pieces if isinstance(p, SapwoodError)]
+        if errors:
+            raise errors[0]
+        return {"kind": "written", "words": "".join(map(str, pieces))}
+    answer = found(room, column, text)
+    if trial.task == "multi-label":
+        names = [frame.label for frame in answer.frames]
+        return {"kind": "several", "names": names}
+    kinds = sorted({frame.label for frame in answer.frames})
+    return {"kind": "spans", "marked": marked(text, answer, kinds), "frames": answer.frames,
+            "text": text, "lines": _lines(text, answer)}  # fmt: skip
+
+
+def marked(text: str, answer: Answer, kinds: Sequence[str]) -> Markup:
+    """Return a text in which the heads of frames are marked, each with its type behind it.
+
+    Of heads that share a character the first is marked; all are listed beside.
+
+    >>> from sapwood.interfaces import Frame, Span
+    >>> one = Frame(label="PER", head=Span(start=0, end=3))
+    >>> marked("Ada <3", Answer(frames=(one,)), ["PER"])
+    Markup('<mark class="kind-0">Ada<b>PER</b></mark> &lt;3')
+    """
+    pieces, at = [], 0
+    heads = sorted((f.head, f.label) for f in answer.frames if f.head is not None)
+    for head, label in heads:
+        if not at <= head.start < head.end <= len(text):
+            continue
+        colour = kinds.index(label) % _COLOURS
+        pieces.append(escape(text[at : head.start]))
+        pieces.append(Markup('<mark class="kind-{}">{}<b>{}</b></mark>').format(
+            colour, text[head.start : head.end], label))  # fmt: skip
+        at = head.end
+    return Markup("").join([*pieces, escape(text[at:])])
+
+
+def _lines(text: str, answer: Answer) -> str:
+    """Return entities as the form that adds a row takes them."""
+    heads = [(f.label, f.head) for f in answer.frames if f.head is not None]
+    return "\n".join(f"{label}: {text[head.start : head.end]}" for label, head in heads)
+
+
+def _turns(form: Form) -> tuple[Turn, ...]:
+    """Return the conversation that a form holds: `turn` fields, the user's first, by turns."""
+    said = [form.text("text")] if form.get("text", 100_000) else form.every("turn")[-_TURNS:]
+    roles = ("user", "assistant")
+    offset = (len(said) + 1) % 2  # the last is the user's
+    return tuple(Turn(role=roles[(n + offset) % 2], content=text) for n, text in enumerate(said))
+
+
+def _pieces(studio: Studio, trial: Trial, column: Column, turns: tuple[Turn, ...]) -> Iterator[str]:
+    """Yield an answer as it is written; an error is its last line, behind a form feed."""
+    try:
+        if not turns or not turns[-1].content.strip():
+            raise DataError("E-DATA-303", "There is no text.", fix="write the text first")
+        for piece in written(studio.room, column, turns, spoken=trial.task == "dialogue"):
+            yield f"\f{piece.what}" if isinstance(piece, SapwoodError) else piece
+    except SapwoodError as error:
+        yield f"\f{error.what}"
