@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
 from sapwood.errors import ConfigError, ResourceError
 from sapwood.evaluation import Bases
@@ -79,20 +82,26 @@ def folders(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return found
 
 
+def start(*words: object, stderr: Any) -> subprocess.Popen[str]:
+    """Begin to serve on a cluster of its own."""
+    common = ["--on", "ray", "--port", 0, "--device", "cpu", "--dtype", "float32"]
+    own = {"OMP_NUM_THREADS": "1", "RAY_ADDRESS": "", "SAPWOOD_KEY": KEY,
+           "SAPWOOD_ADMIN_KEY": ADMIN_KEY}  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", "sapwood", "serve", *map(str, [*words, *common])],
+        stdout=subprocess.PIPE, stderr=stderr, text=True, env={**os.environ, **own},
+    )  # fmt: skip
+
+
 class Cluster:
     """`sapwood serve --on ray` in a process of its own."""
 
     def __init__(self, base: Path, adaptations: list[Path], registry: Path, log: Path) -> None:
-        words = [*adaptations, "--base", base, "--on", "ray", "--workers", 2, "--port", 0,
-                 "--registry", registry, "--device", "cpu", "--dtype", "float32",
-                 "--drain", 5, "--slots", 4]  # fmt: skip
-        own = {"OMP_NUM_THREADS": "1", "RAY_ADDRESS": "", "SAPWOOD_KEY": KEY,
-               "SAPWOOD_ADMIN_KEY": ADMIN_KEY}  # fmt: skip
         self.log = log
         with log.open("w") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "sapwood", "serve", *map(str, words)],
-                stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **own},
+            self.process = start(
+                *adaptations, "--base", base, "--workers", 2, "--registry", registry,
+                "--drain", 5, "--slots", 4, stderr=errors,
             )  # fmt: skip
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()
@@ -111,9 +120,17 @@ class Cluster:
     def copy_processes(self) -> list[int]:
         """Return the processes of the copies, which Ray names by what they are."""
         lines = subprocess.run(
-            ["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True
-        ).stdout.splitlines()
-        return [int(x.split()[0]) for x in lines if "ray::ServeReplica:sapwood:Replica" in x]
+            ["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
+        ).stdout.splitlines()[1:]
+        found = {
+            int(pid): (int(parent), name) for pid, parent, name in (x.split(None, 2) for x in lines)
+        }
+
+        def ours(pid: int) -> bool:
+            return pid == self.process.pid or (pid in found and ours(found[pid][0]))
+
+        kind = "ray::ServeReplica:sapwood:Replica"
+        return [pid for pid, (_, name) in found.items() if name.startswith(kind) and ours(pid)]
 
     def end(self) -> int:
         self.client.close()
@@ -141,10 +158,18 @@ def cluster(
 
 @needs_ray
 @pytest.mark.slow
-@pytest.mark.parametrize("wrong", ["base", "adaptation"])
-def test_what_cannot_be_served_is_said_before_it_starts(
-    wrong: str, small_base: Path, folders: dict[str, Path], tmp_path: Path
-) -> None: ...
+def test_what_a_copy_refuses_is_told_and_all_ends(
+    small_base: Path, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    wrong = tmp_path / "wrong"
+    shutil.copytree(folders["one"], wrong)
+    file = wrong / "adapter_model.safetensors"
+    save_file({name: np.repeat(x, 2, 0) for name, x in load_file(file).items()}, file)
+    process = start(wrong, "--base", small_base, "--workers", 1, stderr=subprocess.PIPE)
+    out, told = process.communicate(timeout=110)
+    assert (process.returncode, out) == (5, "")
+    assert "E-MODEL-023" in told and "tensors do not map onto the base" in told
+    assert "Traceback" not in told
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,7 @@ def test_load_and_unload(admins: Callable[[], Admin], root: Path) -> None:
     assert Registry(root).to_serve() == {"other": "v2", "v2": "v2", "v3": "v3"}
     error = admin.post("unload", 404, name="v1")
     assert error["code"] == "E-CONFIG-280" and error["param"] == "model"
-    error = admin.post("unload", 400, name="small")
+    error = admin.post("unload", 409, name="small")
     assert error["message"].startswith("E-CONFIG-304  The base cannot be unloaded.")
     assert "no folder 'v4'." in admin.post("load", 404, name="v4")["message"]
 
@@ -129,7 +129,7 @@ def test_an_alias_and_the_way_back(admins: Callable[[], Admin], root: Path) -> N
     assert admin.post("rollback", alias="live") == {"alias": "live", "target": "v2"}
     assert admin.ask("live") == (200, "v2")
     assert admin.post("rollback", alias="live")["target"] == "v1"
-    error = admin.post("rollback", 400, alias="live")
+    error = admin.post("rollback", 409, alias="live")
     assert error["message"].startswith(
         "E-CONFIG-304  The alias 'live' never meant anything but 'v1'."
     )
@@ -147,13 +147,13 @@ def test_what_an_alias_may_mean(admins: Callable[[], Admin]) -> None:
     refused = [
         (404, "E-CONFIG-280", "alias", {"alias": "live", "target": "nobody"}),
         (404, "E-CONFIG-280", "alias", {"alias": "again", "target": "live"}),  # no chains
-        (400, "E-CONFIG-304", "alias", {"alias": "v2", "target": "v1"}),
-        (400, "E-CONFIG-304", "alias", {"alias": "small", "target": "v1"}),
-        (400, "E-CONFIG-304", "alias", {"alias": "none", "target": None}),
-        (400, "E-CONFIG-304", "load", {"name": "live", "folder": "v2"}),
-        (400, "E-CONFIG-304", "unload", {"name": "v1"}),
+        (409, "E-CONFIG-304", "alias", {"alias": "v2", "target": "v1"}),
+        (409, "E-CONFIG-304", "alias", {"alias": "small", "target": "v1"}),
+        (409, "E-CONFIG-304", "alias", {"alias": "none", "target": None}),
+        (409, "E-CONFIG-304", "load", {"name": "live", "folder": "v2"}),
+        (409, "E-CONFIG-304", "unload", {"name": "v1"}),
         (404, "E-CONFIG-280", "unload", {"name": "live"}),
-        (400, "E-CONFIG-304", "rollback", {"alias": "none"}),
+        (409, "E-CONFIG-304", "rollback", {"alias": "none"}),
         (400, "E-CONFIG-293", "alias", {"alias": "../x", "target": "v1"}),
         (400, "E-CONFIG-293", "alias", {"alias": "live"}),
         (400, "E-CONFIG-293", "alias", {"alias": "live", "target": ""}),
@@ -161,7 +161,7 @@ def test_what_an_alias_may_mean(admins: Callable[[], Admin]) -> None:
     for status, code, route, body in refused:
         error = admin.post(route, status, **body)
         assert error["code"] == code, (route, body, error)
-    assert "The alias 'live' means 'v1'." in admin.post("unload", 400, name="v1")["message"]
+    assert "The alias 'live' means 'v1'." in admin.post("unload", 409, name="v1")["message"]
     admin.post("alias", alias="live", target="v2")
     admin.post("unload", name="v1")
     # what it meant before is gone, so there is no way back, and it keeps its meaning

@@ -45,30 +45,77 @@ class Plan:
 @click.command(name="serve")
 @click.argument("what", nargs=-1, metavar="[RUN|ADAPTATION|BASE]...")
 @click.option("--base", help="Base, where WHAT does not say it.")
-@click.option("--registry", type=click.Path(path_type=Path),
-              help="Folder of adaptations that may be loaded while it runs.")
-@click.option("--studio", type=click.Path(path_type=Path),
-              help="Folder of projects: shows the page of `sapwood ui` at the same address.")
-@click.option("--host", default="127.0.0.1", show_default=True,
-              help=f"Address; any but this machine's own needs a key in {KEY}.")
+@click.option(
+    "--registry",
+    type=click.Path(path_type=Path),
+    help="Folder of adaptations that may be loaded while it runs.",
+)
+@click.option(
+    "--studio",
+    type=click.Path(path_type=Path),
+    help="Folder of projects: shows the page of `sapwood ui` at the same address.",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help=f"Address; any but this machine's own needs a key in {KEY}.",
+)
 @click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True)
 @click.option("--key-file", type=click.Path(path_type=Path), help=f"File with the key.  [{KEY}]")
-@click.option("--admin-key-file", type=click.Path(path_type=Path),
-              help=f"File with the admin key.  [{ADMIN_KEY}]")
-@click.option("--slots", type=click.IntRange(min=1), default=16, show_default=True,
-              help="Most rows in the batch.")
-@click.option("--resident", type=click.IntRange(min=1), default=16, show_default=True,
-              help="Most adaptations in memory.")
-@click.option("--queue", type=click.IntRange(min=1), default=64, show_default=True,
-              help="Most requests that wait.")
-@click.option("--max-tokens", type=click.IntRange(min=16), help="Most tokens of a row, its "
-              "context and answer included.  [default: what fits into memory]")
-@click.option("--drain", type=click.FloatRange(min=0), default=30.0, show_default=True,
-              help="Seconds that running requests get at the end.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True,
-              help="Processes that share the address, each with a copy of the base.")
-@click.option("--on", "where", type=click.Choice(["local", "ray"]), default="local",
-              show_default=True, help="This machine, or a Ray cluster.")
+@click.option(
+    "--admin-key-file",
+    type=click.Path(path_type=Path),
+    help=f"File with the admin key.  [{ADMIN_KEY}]",
+)
+@click.option(
+    "--slots",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Most rows in the batch.",
+)
+@click.option(
+    "--resident",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Most adaptations in memory.",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Most requests that wait.",
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=16),
+    help="Most tokens of a row, its context and answer included.  [default: what fits into memory]",
+)
+@click.option(
+    "--drain",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="Seconds that running requests get at the end.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes that share the address, each with a copy of the base.",
+)
+@click.option(
+    "--on",
+    "where",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="This machine, or a Ray cluster.",
+)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--dtype", default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Tell the address as a JSON object.")
@@ -100,7 +147,7 @@ def command(what: tuple[str, ...], **given: Any) -> None:
     if given["workers"] == 1:
         sys.exit(_serve(plan, listening, as_json=given["as_json"]))
     _say_begin(plan, listening, given["workers"])
-    work = Worker(plan=plan)
+    work = Worker(plan=plan, as_json=given["as_json"])
     sys.exit(serve_many(work, given["workers"], listening, plan.settings.drain))
 
 
@@ -109,13 +156,14 @@ class Worker:
     """What one of several processes does."""
 
     plan: Plan
+    as_json: bool
 
     def __call__(self, number: int, listening: socket.socket) -> int:
         """Serve; only the first says so on stdout."""
         from dataclasses import replace
 
         own = replace(self.plan, settings=replace(self.plan.settings, worker=number))
-        return _serve(own, listening, as_json=False, quiet=number > 0)
+        return _serve(own, listening, as_json=self.as_json, quiet=number > 0)
 
 
 def _plan(what: tuple[str, ...], given: Mapping[str, Any]) -> Plan:

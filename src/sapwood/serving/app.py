@@ -58,7 +58,7 @@ def _own_routes(desk: Desk) -> Any:
         why = "draining" if desk.engine.alive else "dead"
         return JSONResponse({"status": why}, status_code=503)
 
-    @router.get("/metrics", responses=dict(documented(401)))
+    @router.get("/metrics", responses=dict(documented(401)), response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Return the meters in Prometheus' text format."""
         page = desk.meters.page()

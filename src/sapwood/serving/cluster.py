@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,119 @@ class _Asked:
             self._loop.call_soon_threadsafe(self._stop)
 
     def _stop(self) -> None:
-        if self.answer is not None:
-            self.answer.cancel()
+        with suppress(Exception):  # it may have failed just now
+            if self.answer is not None:
+                self.answer.cancel()
+
+
+class _Line:
+    """The way to the copies: a loop of its own that asks, and errors as SapwoodErrors."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, name="sapwood-ask", daemon=True).start()
+
+    def soon(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
+        """Run `work` on the loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def to(self, held: str) -> Any:
+        """Return the handle that finds the copy which holds a model; with "" any will do."""
+        return self._handle.options(multiplexed_model_id=held)
+
+    async def ask(self, method: Any, *given: Any) -> Reply:
+        """Return what a copy replies; its value is no refusal. Raises SapwoodErrors."""
+        answer = None
+        try:
+            answer = method.remote(*given)
+            return _accepted(await answer)
+        except asyncio.CancelledError:
+            with suppress(Exception):
+                if answer is not None:
+                    answer.cancel()
+            raise
+        except Exception as error:
+            raise _told(error) from None
+
+    async def stream(self, asked: _Asked, wanted: Wanted, wish: Wish) -> AsyncIterator[Reply]:
+        """Yield what a copy writes until it is cancelled. Raises SapwoodErrors."""
+        if asked.cancelled:
+            return
+        try:
+            asked.answer = self.to(wanted.held).options(stream=True).write.remote(wanted, wish)
+            async for reply in asked.answer:
+                yield _accepted(reply)
+        except (Exception, asyncio.CancelledError) as error:
+            if not asked.cancelled:
+                raise _told(error) from None
+
+
+def _accepted(reply: Reply) -> Reply:
+    if reply.refusal is not None:
+        raise reply.refusal.error()
+    return reply
+
+
+def _told(error: BaseException) -> SapwoodError:
+    """Return what is told of an error: nothing that it may quote."""
+    from ray.exceptions import RayActorError
+    from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+    if isinstance(error, SapwoodError):
+        return error
+    if isinstance(error, BackPressureError):
+        return Busy(int(error.args[0]), 1.0)
+    if isinstance(error, RayActorError | DeploymentUnavailableError):
+        return ResourceError(
+            "E-RESOURCE-071",
+            "The server takes no requests: the copy of the base that was asked has ended.",
+            fix="ask again",
+        )
+    kind = type(getattr(error, "cause", None) or error).__name__
+    return ResourceError("E-RESOURCE-073", f"The request could not be answered: {kind}.")
+
+
+class _Served:
+    """What is served by name, the base first, and how often it was asked."""
+
+    def __init__(self, base: About) -> None:
+        self._lock = threading.Lock()
+        self._known = {base.name: (Wanted(name=base.name), base)}
+        self._counts: dict[str, tuple[int, int]] = {}  # queries and tokens
+
+    def abouts(self) -> tuple[About, ...]:
+        """Return what is known of all."""
+        with self._lock:
+            found = [(about, self._counts.get(name, (0, 0)))
+                     for name, (_, about) in self._known.items()]  # fmt: skip
+        return tuple(replace(about, queries=n, tokens=tokens) for about, (n, tokens) in found)
+
+    def wanted(self, model: str) -> Wanted:
+        """Return what is sent of a model. Raises ConfigError (E-CONFIG-280) for an unknown one."""
+        with self._lock:
+            found, names = self._known.get(model), list(self._known)
+        if found is None:
+            raise ConfigError(
+                "E-CONFIG-280",
+                f"No model '{model[:80]}' is served here.{did_you_mean(model[:80], names)}",
+                fix="list them: GET /v1/models",
+            )
+        return found[0]
+
+    def put(self, wanted: Wanted, about: About | None) -> None:
+        """Serve a model from now on, or no longer (None)."""
+        with self._lock:
+            if about is not None:
+                self._known[wanted.name] = (wanted, about)
+            else:
+                self._known.pop(wanted.name, None)
+
+    def count(self, model: str, tokens: int = 0) -> None:
+        """Count one answered query."""
+        with self._lock:
+            before = self._counts.get(model, (0, 0))
+            self._counts[model] = before[0] + 1, before[1] + tokens
 
 
 class ClusterEngine:
@@ -55,21 +167,15 @@ class ClusterEngine:
     """
 
     def __init__(self, handle: Any, running: Callable[[], int]) -> None:
-        self._handle, self._running = handle, running
-        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._line, self._running = _Line(handle), running
+        self._ended = threading.Event()
         self._now: set[_Asked] = set()
-        self._counts: dict[str, tuple[int, int]] = {}
         self.asked = Counter(
             "sapwood_copy_requests", "Requests that each copy of the base answered.",
             ("model", "copy"), registry=None,
         )  # fmt: skip
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="sapwood-ask", daemon=True).start()
-        about = self._soon(self._reading("", handle.base)).result()
-        self.base, self._alive = about.name, True
-        self._served: dict[str, tuple[Wanted, About]] = {
-            about.name: (Wanted(name=about.name), about)
-        }
+        about = self._about(handle.base)
+        self.base, self._alive, self._served = about.name, True, _Served(about)
         threading.Thread(target=self._watch, name="sapwood-watch", daemon=True).start()
 
     @property
@@ -79,10 +185,7 @@ class ClusterEngine:
 
     def models(self) -> tuple[About, ...]:
         """See `Engine`; what is said of memory was so when the adaptation was opened."""
-        with self._lock:
-            found = [(about, *self._counts.get(name, (0, 0)))
-                     for name, (_, about) in self._served.items()]  # fmt: skip
-        return tuple(replace(about, queries=n, tokens=tokens) for about, n, tokens in found)
+        return self._served.abouts()
 
     def waiting(self) -> int:
         """See `Engine`."""
@@ -90,25 +193,19 @@ class ClusterEngine:
 
     def open(self, name: str, folder: Path) -> About:
         """See `Engine`; one copy checks the folder, the others when they open it."""
-        handle = self._handle.options(multiplexed_model_id=name)
-        about = self._soon(self._reading("", handle.open, name, folder)).result()
-        assert isinstance(about, About)
-        wanted = Wanted(name=name, folder=folder, digest=about.digest)
-        with self._lock:
-            self._served[name] = (wanted, about)
+        about = self._about(self._line.to(name).open, name, folder)
+        self._served.put(Wanted(name=name, folder=folder, digest=about.digest), about)
         return about
 
     def close(self, name: str) -> None:
         """See `Engine`; the copies forget it when others need its room."""
-        self._wanted(name)
-        with self._lock:
-            self._served.pop(name, None)
+        self._served.put(self._served.wanted(name), None)
 
     def write(self, wish: Wish, tell: Callable[[Update], None]) -> _Asked:
         """See `Engine`."""
-        wanted, asked = self._wanted(wish.model), _Asked(self._loop)
+        wanted, asked = self._served.wanted(wish.model), _Asked(self._line.loop)
         self._enter(asked)
-        self._soon(self._writing(asked, wanted, wish, tell))
+        self._line.soon(self._writing(asked, wanted, wish, tell))
         return asked
 
     def classify(self, model: str, texts: Sequence[str]) -> Future[list[dict[str, float]]]:
@@ -138,18 +235,6 @@ class ClusterEngine:
         while self._now and time.monotonic() < until:
             time.sleep(_LOOK)
 
-    def _wanted(self, model: str) -> Wanted:
-        """Return what is sent of a model. Raises ConfigError (E-CONFIG-280) for an unknown one."""
-        with self._lock:
-            found, names = self._served.get(model), list(self._served)
-        if found is None:
-            raise ConfigError(
-                "E-CONFIG-280",
-                f"No model '{model[:80]}' is served here.{did_you_mean(model[:80], names)}",
-                fix="list them: GET /v1/models",
-            )
-        return found[0]
-
     def _enter(self, asked: _Asked) -> None:
         if self._ended.is_set():
             raise ResourceError(
@@ -159,46 +244,23 @@ class ClusterEngine:
             )
         self._now.add(asked)
 
-    def _soon(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def _of(self, model: str) -> Any:
-        """Return the handle that finds the copy for a model; any copy will do for the base."""
-        return self._handle.options(multiplexed_model_id="" if model == self.base else model)
+    def _about(self, method: Any, *given: Any) -> About:
+        about = self._line.soon(self._line.ask(method, *given)).result().value
+        assert isinstance(about, About)
+        return about
 
     def _read(self, how: str, model: str, texts: Sequence[str]) -> Future[Any]:
-        wanted, asked = self._wanted(model), _Asked(self._loop)
+        wanted, asked = self._served.wanted(model), _Asked(self._line.loop)
         self._enter(asked)
-        answer = self._soon(self._reading(model, self._of(model).read, how, wanted, list(texts)))
+        answer = asked.answer = self._line.soon(self._reading(how, wanted, list(texts)))
         answer.add_done_callback(lambda _: self._now.discard(asked))
         return answer
 
-    async def _reading(self, model: str, ask: Any, *given: Any) -> Any:
-        """Return what a copy replies. Raises SapwoodErrors."""
-        answer = None
-        try:
-            answer = ask.remote(*given)
-            reply = await answer
-        except asyncio.CancelledError:
-            if answer is not None:
-                answer.cancel()
-            raise
-        except Exception as error:
-            raise self._told(error) from None
-        return self._value(model, reply)
-
-    def _value(self, model: str, reply: Reply) -> Any:
-        if reply.refusal is not None:
-            raise reply.refusal.error()
-        if model:
-            self._count(model, 1, 0)
-            self.asked.labels(model, reply.copy).inc()
+    async def _reading(self, how: str, wanted: Wanted, texts: list[str]) -> Any:
+        reply = await self._line.ask(self._line.to(wanted.held).read, how, wanted, texts)
+        self._served.count(wanted.name)
+        self.asked.labels(wanted.name, reply.copy).inc()
         return reply.value
-
-    def _count(self, model: str, queries: int, tokens: int) -> None:
-        with self._lock:
-            before = self._counts.get(model, (0, 0))
-            self._counts[model] = before[0] + queries, before[1] + tokens
 
     async def _writing(
         self, asked: _Asked, wanted: Wanted, wish: Wish, tell: Callable[[Update], None]
@@ -211,51 +273,24 @@ class ClusterEngine:
             except Exception:  # whoever listened is gone
                 asked.cancel()
 
-        left, failed = dict.fromkeys(range(wish.sampling.samples), 0), None
+        left = dict.fromkeys(range(wish.sampling.samples), 0)
+        failed: SapwoodError | None = None
         try:
-            async for update, copy in self._updates(asked, wanted, wish):
+            async for reply in self._line.stream(asked, wanted, wish):
                 if not asked.begun:
-                    self.asked.labels(wanted.name, copy).inc()
+                    self.asked.labels(wanted.name, reply.copy).inc()
                 asked.begun = True
-                left[update.sample] = update.tokens
-                if update.finish:
-                    self._count(wanted.name, 1, left.pop(update.sample))
-                say(update)
-        except (Exception, asyncio.CancelledError) as error:
-            failed = None if asked.cancelled else self._told(error)
+                for update in (received(*one) for one in reply.value):
+                    left[update.sample] = update.tokens
+                    if update.finish:
+                        self._served.count(wanted.name, left.pop(update.sample))
+                    say(update)
+        except SapwoodError as error:
+            failed = error
         self._now.discard(asked)
         finish = "error" if failed else "cancelled"
         for sample, tokens in left.items():
             say(Update(sample=sample, tokens=tokens, finish=finish, error=failed))
-
-    async def _updates(
-        self, asked: _Asked, wanted: Wanted, wish: Wish
-    ) -> AsyncIterator[tuple[Update, str]]:
-        """Yield updates and the copy that they come from."""
-        if asked.cancelled:
-            return
-        asked.answer = self._of(wanted.name).options(stream=True).write.remote(wanted, wish)
-        async for reply in asked.answer:
-            for update, refusal in self._value("", reply):
-                yield received(update, refusal), reply.copy
-
-    def _told(self, error: BaseException) -> SapwoodError:
-        """Return what is told of an error: nothing that it may quote."""
-        from ray.exceptions import RayActorError
-        from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-
-        if isinstance(error, SapwoodError):
-            return error
-        if isinstance(error, BackPressureError):
-            return Busy(self.waiting(), 1.0)
-        if isinstance(error, RayActorError | DeploymentUnavailableError):
-            return ResourceError(
-                "E-RESOURCE-071",
-                "The server takes no requests: the copy of the base that was asked has ended.",
-                fix="ask again",
-            )
-        kind = type(getattr(error, "cause", None) or error).__name__
-        return ResourceError("E-RESOURCE-073", f"The request could not be answered: {kind}.")
 
     def _watch(self) -> None:
         while not self._ended.wait(_WATCH):

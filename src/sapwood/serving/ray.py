@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -123,20 +123,24 @@ def serve_on_ray(
         address, port = address_of(free), free.getsockname()[1]
     for folder in plan.folders.values():
         vet(folder)
-    _join(ray)
-    try:
-        _start(serve, plan.settings.host, port)
+    data = sys.stdout
+    with redirect_stdout(sys.stderr), ExitStack() as begun:  # Ray's own messages are talk
+        _join(ray)
+        begun.callback(ray.shutdown)
+        _check_unused(serve)
+        begun.callback(serve.shutdown)
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        http = {"host": plan.settings.host, "port": port}
+        serve.start("HeadOnly", http_options=http, logging_config=_QUIET)
         front = serve.run(_application(ray, serve, plan, replicas), name=APPLICATION)
         models, refused = front.served.remote().result()
         _tell_refused(plan, refused)
         with _signals() as asked:
-            (ready or _say_ready)(address, models)
+            with redirect_stdout(data):
+                (ready or _say_ready)(address, models)
             while not asked:
                 time.sleep(_LOOK)
             _drain(front, plan.settings.drain, asked)
-    finally:
-        serve.shutdown()
-        ray.shutdown()
 
 
 def _ray() -> tuple[Any, Any]:
@@ -166,16 +170,14 @@ def _join(ray: Any) -> None:
         ) from None
 
 
-def _start(serve: Any, host: str, port: int) -> None:
-    """Let the cluster listen where it is told to, and nowhere else."""
+def _check_unused(serve: Any) -> None:
+    """Raise ConfigError (E-CONFIG-308) where requests would come in at an address of others."""
     if serve.status().proxies:
         raise ConfigError(
             "E-CONFIG-308",
             "This cluster runs Ray Serve already, at an address that was given to it before.",
             fix="end it with `serve shutdown`, or use another cluster",
         )
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    serve.start("HeadOnly", http_options={"host": host, "port": port}, logging_config=_QUIET)
 
 
 def _application(ray: Any, serve: Any, plan: Plan, replicas: int) -> Any:
@@ -303,4 +305,6 @@ def _drain(front: Any, seconds: float, asked: Sequence[int]) -> None:
             ending.result(timeout_s=_LOOK)
         except TimeoutError:
             continue
+        except Exception:  # it is ended from elsewhere, too
+            return
         return

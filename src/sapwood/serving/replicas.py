@@ -40,6 +40,11 @@ class Wanted:
     folder: Path | None = None
     digest: str = ""
 
+    @property
+    def held(self) -> str:
+        """Return what a copy that has it is found by: "" for the base, which all have."""
+        return self.name if self.folder else ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
@@ -85,8 +90,9 @@ class Replica:
             raise ResourceError("E-RESOURCE-071", "The thread that answers has died.")
 
     def __del__(self) -> None:
-        if getattr(self, "_failed", self) is None:
-            self._pool.stop(0)
+        pool = getattr(self, "_pool", None)
+        if pool is not None:
+            pool.stop(0)
 
     async def base(self) -> Reply:
         """Reply with the base's About."""
@@ -133,10 +139,14 @@ class Replica:
     async def _open(self, name: str, folder: Path) -> About:
         self._check()
         async with self._opening:
-            await asyncio.to_thread(vet, folder)
-            about = await asyncio.to_thread(self._pool.open, name, folder)
-            self._digests[name] = about.digest
+            about = await self._load(name, folder)
         await self._hold(name)
+        return about
+
+    async def _load(self, name: str, folder: Path) -> About:
+        await asyncio.to_thread(vet, folder)
+        about = await asyncio.to_thread(self._pool.open, name, folder)
+        self._digests[name] = about.digest
         return about
 
     async def _read(self, how: str, wanted: Wanted, texts: Sequence[str]) -> Any:
@@ -148,15 +158,17 @@ class Replica:
         self._check()
         if wanted.folder is None:
             return
-        if self._digests.get(wanted.name) != wanted.digest:
-            about = await self._open(wanted.name, wanted.folder)
-            if about.digest != wanted.digest:
-                raise ConfigError(
-                    "E-CONFIG-286",
-                    f"The folder of '{wanted.name}' has changed since it was opened.",
-                    fix="open it again: POST /admin/load",
-                )
         await self._hold(wanted.name)
+        async with self._opening:
+            known = self._digests.get(wanted.name)
+            if known != wanted.digest:
+                known = (await self._load(wanted.name, wanted.folder)).digest
+        if known != wanted.digest:
+            raise ConfigError(
+                "E-CONFIG-286",
+                f"The folder of '{wanted.name}' has changed since it was opened.",
+                fix="open it again: POST /admin/load",
+            )
 
     def _check(self) -> None:
         if self._failed is not None:

@@ -19,12 +19,13 @@ from sapwood.serving.streams import Part, Stream
 from sapwood.serving.visits import Visit, visit_of
 from sapwood.serving.wishes import chat_wish, completion_wishes, wants_logs
 
+_STREAMED: dict[str, Any] = {"content": {"text/event-stream": {}}}  # besides JSON
 _ERRORS = documented(400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504)
 
 
 def routes(desk: Desk) -> APIRouter:
     """Return the routes over a desk."""
-    router = APIRouter(tags=["writing"], responses=dict(_ERRORS))
+    router = APIRouter(tags=["writing"], responses={**_ERRORS, 200: _STREAMED})
 
     @router.post("/v1/completions")
     async def completions(body: Completion, request: Request) -> Response:
