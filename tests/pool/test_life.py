@@ -194,7 +194,8 @@ def test_an_engine_that_fails_tells_all_who_wait(opened, monkeypatch) -> None:
         (got,) = own.end(updates)
         assert got[-1].finish == "error"
         assert got[-1].error.code == "E-RESOURCE-071"
-        assert "no memory" in str(got[-1].error)
+        assert "RuntimeError" in str(got[-1].error)
+        assert "no memory" not in str(got[-1].error)  # it might quote a prompt
     assert not pool.alive
     with pytest.raises(ResourceError):
         own.begin(pool.base, TEXT)

@@ -100,7 +100,7 @@ class Runner:
                 if self.batch is not None:
                     self.batch.step()
         except BaseException as error:  # whatever it is: waiting requests must hear of it
-            self.failure = f"its engine failed: {type(error).__name__}: {error}"
+            self.failure = f"its engine failed: {type(error).__name__}"  # no more: it may quote
             raise
         finally:
             self._end()
