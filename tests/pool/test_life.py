@@ -130,6 +130,26 @@ def _long(pool):
     return Wish(model=pool.base, text=TEXT, sampling=Sampling(tokens=3000), schema=schema)
 
 
+def test_who_leaves_the_queue_makes_room_in_it(opened) -> None:
+    pool = opened({}, slots=1, queue=1)
+    first: list = []
+    running = pool.write(_long(pool), first.append)
+    while not first:
+        time.sleep(0.01)
+    told: list = []
+    waiting = pool.write(_long(pool), told.append)
+    with pytest.raises(Busy):
+        pool.write(_long(pool), told.append)
+    waiting.cancel()
+    while pool.waiting():
+        time.sleep(0.01)
+    assert [update.finish for update in told] == ["cancelled"]
+    assert first[-1].finish == ""
+    third = pool.write(_long(pool), told.append)
+    for ticket in (third, running):
+        ticket.cancel()
+
+
 def test_a_full_queue_says_when_to_come_back(opened) -> None:
     pool = opened({}, slots=1, queue=2)
     tickets, refused = [], []

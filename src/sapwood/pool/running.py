@@ -117,13 +117,15 @@ class Runner:
         for change in todo:
             change()
         with self._cond:
+            gone = [seat for seat in self._rows if seat.cancelled]
+            for seat in gone:
+                self._rows.remove(seat)
+                seat.tell(seat)
             while self._rows and self.batch is not None and self.batch.free:
-                seat = self._rows.popleft()
-                if seat.cancelled:
-                    seat.tell(seat)
-                else:
-                    self.batch.add(seat)
+                self.batch.add(self._rows.popleft())
                 self._running = len(self.batch.seats)
+                self._cond.notify_all()
+            if gone:
                 self._cond.notify_all()
             return bool(self._rows or self._running or self._todo or not self._ended)
 
