@@ -151,7 +151,14 @@ def ask(pool: Any, model: str, ids: Sequence[int], tokens: int, begun: float = 0
     from sapwood.pool.wish import Wish
 
     heard = Heard(begun or time.perf_counter())
-    pool.write(Wish(model=model, ids=tuple(ids), sampling=sampling(tokens)), heard)
+    pool.write(
+        Wish(
+            model=pool.base if model == pool.source else model,
+            ids=tuple(ids),
+            sampling=sampling(tokens),
+        ),
+        heard,
+    )
     return heard
 
 
