@@ -18,7 +18,7 @@ class Bytes:
 
 @given(
     text=st.text(max_size=40),
-    stops=st.lists(st.text(min_size=1, max_size=4), max_size=2),
+    stops=st.lists(st.text(min_size=1, max_size=4), max_size=1),
     sizes=st.lists(st.integers(1, 5), min_size=60, max_size=60),
 )
 def test_pieces_are_the_text_up_to_a_stop(text: str, stops: list[str], sizes: list[int]) -> None:
@@ -52,3 +52,16 @@ def test_what_may_begin_a_stop_waits() -> None:
     assert words.add(list(b"no")) == "\n\nno"
     assert words.add(list(b"\n\nUser: hi")) == ""
     assert words.stopped
+
+
+def test_nothing_comes_after_a_stop() -> None:
+    words = Words(Bytes(), ["1"])
+    assert words.add(list(b"a1b")) == "a"
+    assert words.add(list(b"c1d")) == ""
+    assert words.add(list(b"e"), last=True) == ""
+
+
+def test_the_stop_that_is_whole_first_ends_an_answer() -> None:
+    words = Words(Bytes(), ["0", "a01"])
+    assert words.add(list(b"a0")) == "a"
+    assert words.add(list(b"1"), last=True) == ""

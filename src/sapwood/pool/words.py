@@ -32,14 +32,13 @@ class Words:
     def add(self, ids: Sequence[int], *, last: bool = False) -> str:
         """Return the words that more token ids add; with `last` also what was held back."""
         self._ids += ids
+        if self.stopped:
+            return ""
         self._held += self._new(last)
         cut = cut_at(self._held, self._stops)
         if cut != self._held:
             self.stopped, self._held = True, ""
             return cut
-        if self.stopped:
-            self._held = ""
-            return ""
         keep = 0 if last else self._beginning_of_a_stop()
         said = self._held[: len(self._held) - keep]
         self._held = self._held[len(self._held) - keep :]
