@@ -160,10 +160,7 @@ class Worker:
 
     def __call__(self, number: int, listening: socket.socket) -> int:
         """Serve; only the first says so on stdout."""
-        from dataclasses import replace
-
-        own = replace(self.plan, settings=replace(self.plan.settings, worker=number))
-        return _serve(own, listening, as_json=self.as_json, quiet=number > 0)
+        return _serve(self.plan, listening, as_json=self.as_json, quiet=number > 0)
 
 
 def _plan(what: tuple[str, ...], given: Mapping[str, Any]) -> Plan:
@@ -282,7 +279,7 @@ def _ours(name: str) -> str:
     """Return the name of our own copy of a base that PEFT calls by its hub id."""
     from sapwood.models.store import BASES
 
-    upstream = {getattr(entry, "upstream", ""): own for own, entry in BASES.items()}
+    upstream = {entry.upstream: own for own, entry in BASES.items()}
     return upstream.get(name, name)
 
 

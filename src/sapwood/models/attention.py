@@ -196,9 +196,7 @@ def _one_query(
 ) -> tuple[Tensor, Tensor]:
     """Return the same as `partial_attention` for one query a row, whose heads share keys."""
     rows, kept = len(key), key.shape[1]
-    grouped = query.reshape(
-        rows, kept, -1, query.shape[-1]
-    )  # (rows, key heads, heads of one, size)
+    grouped = query.reshape(rows, kept, -1, query.shape[-1])  # (rows, key heads, own heads, size)
     scores = (grouped @ key.transpose(-1, -2)).float().mul_(scale)
     scores = scores if mask is None else scores.add_(mask)
     total = scores.logsumexp(-1, keepdim=True)

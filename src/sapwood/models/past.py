@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 KeysValues = tuple[Tensor, Tensor]  # each (1 or rows, key heads, length, head size)
+
+
+def token_bytes(net: Any) -> int:
+    """Return the bytes that the keys and values of one token take in all layers of a decoder."""
+    config = net.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size * net.dtype.itemsize)
 
 
 class Past:

@@ -39,6 +39,26 @@ class Prefix:
         layers = tuple((k[:, :, :length], v[:, :, :length]) for k, v in self.layers)
         return Prefix(ids=self.ids[:length], layers=layers)
 
+    def followed(self, layers: Sequence[KeysValues]) -> Prefix:
+        """Return this prefix and, after it, keys and values of no tokens, made for there."""
+        start, size = self.next_position, layers[0][0].shape[2]
+        if self.layers:
+            layers = [
+                (torch.cat((before[0], key), dim=2), torch.cat((before[1], value), dim=2))
+                for before, (key, value) in zip(self.layers, layers, strict=True)
+            ]
+        positions = self.positions
+        if positions is not None:
+            more = torch.arange(start, start + size, device=positions.device)
+            positions = torch.cat((positions, more))
+        return Prefix(
+            ids=(*self.ids, *(0,) * size),
+            layers=tuple(layers),
+            exact=False,
+            positions=positions,
+            start=start + size,
+        )
+
     @property
     def next_position(self) -> int:
         """Return the position at which rows begin."""
@@ -84,24 +104,7 @@ def joined(net: Any, prefix: Prefix) -> Prefix:
     trained = trained_prefix(net)
     if trained is None:
         return prefix
-    start, length = prefix.next_position, trained.tokens
-    own = trained.layers(net, start)
-    if prefix.layers:
-        own = tuple(
-            (torch.cat((before[0], key), dim=2), torch.cat((before[1], value), dim=2))
-            for before, (key, value) in zip(prefix.layers, own, strict=True)
-        )
-    positions = prefix.positions
-    if positions is not None:
-        more = torch.arange(start, start + length, device=positions.device)
-        positions = torch.cat((positions, more))
-    return Prefix(
-        ids=(*prefix.ids, *(0,) * length),
-        layers=own,
-        exact=False,
-        positions=positions,
-        start=start + length,
-    )
+    return prefix.followed(trained.layers(net, prefix.next_position))
 
 
 class PrefixCache:

@@ -11,7 +11,7 @@ from sapwood.models.choosing import Sampling
 from sapwood.models.decoder import Decoder, Prefix
 from sapwood.models.labels import _capped
 from sapwood.models.layout import Layout, Pack, Row
-from sapwood.models.past import Past
+from sapwood.models.past import Past, token_bytes
 
 # Rows decoded together: their own keys and values stay within this, and beyond some 64 rows a step
 # gains little more from sharing the weights' way through the caches.
@@ -25,10 +25,7 @@ def batches(
     decoder: Decoder, prompts: Sequence[Sequence[int]], sampling: Sampling
 ) -> Iterator[list[int]]:
     """Yield numbers of prompts that are decoded together, prompts of like length side by side."""
-    config = decoder.net.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token = 2 * config.num_hidden_layers * heads * size * decoder.net.dtype.itemsize
+    token = token_bytes(decoder.net)
     batch: list[int] = []
     room = 0
     for number in sorted(range(len(prompts)), key=lambda n: (len(prompts[n]), n)):

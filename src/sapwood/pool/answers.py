@@ -45,7 +45,7 @@ class Answers:
             if made is None or answers_of(made):
                 raise _unable(model, "labels no texts", made)
             rows = self._label_rows(resident, made, texts)
-            self._count(model, rows)
+            self.pool.shelf.count(model, 0, queries=len(rows))
             return [dict(zip(made.labels, map(float, row), strict=True)) for row in rows]
         finally:
             self.pool.shelf.memory.let_go(resident)
@@ -62,7 +62,7 @@ class Answers:
                 if resident.plain or resident.writer is None
                 else self._written(resident, texts)
             )
-            self._count(model, found)
+            self.pool.shelf.count(model, 0, queries=len(found))
             return found
         finally:
             self.pool.shelf.memory.let_go(resident)
@@ -89,7 +89,7 @@ class Answers:
             finally:
                 pool.shelf.memory.let_go(resident)
         length = np.linalg.norm(vectors, axis=1, keepdims=True)
-        self._count(model, texts)
+        pool.shelf.count(model, 0, queries=len(texts))
         return (vectors / np.where(length > 0, length, 1)).tolist(), tokens
 
     def _held(self, model: str, what: str) -> Resident:
@@ -97,10 +97,6 @@ class Answers:
         if resident is None:
             raise _unable(model, what, None)
         return resident
-
-    def _count(self, model: str, answers: Sequence[Any]) -> None:
-        for _ in answers:
-            self.pool.shelf.count(model, 0)
 
     def _label_rows(self, resident: Resident, made: Adaptation, texts: Sequence[str]) -> Any:
         if resident.plain or resident.reader is None:

@@ -236,26 +236,7 @@ def _behind(decoder: Decoder, prefix: Prefix, virtual: Sequence[int]) -> Prefix:
     if not virtual:
         return whole
     (ran,) = decoder.capture([Row(ids=virtual)], whole)
-    size = len(virtual)
-    layers = tuple(
-        (_after(key, more[0]), _after(value, more[1]))
-        for (key, value), more in zip(
-            whole.layers or ((None, None),) * len(ran.layers), ran.layers, strict=True
-        )
-    )
-    start = whole.next_position
-    positions = None
-    if whole.positions is not None:
-        more = torch.arange(start, start + size, device=whole.positions.device)
-        positions = torch.cat((whole.positions, more))
-    return Prefix(
-        ids=(*whole.ids, *(0,) * size), layers=layers, exact=False, positions=positions,
-        start=start + size,
-    )  # fmt: skip
-
-
-def _after(before: Tensor | None, more: Tensor) -> Tensor:
-    return more if before is None else torch.cat((before, more), dim=2)
+    return whole.followed(ran.layers)
 
 
 def label_inputs(resident: Resident, states: Sequence[Tensor]) -> Any:

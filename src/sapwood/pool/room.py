@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sapwood.models.past import token_bytes
 from sapwood.models.store import BASES
 
 # Keys and values of all rows together, where the machine has more: 46,000 tokens of SmolLM2-135M in
@@ -34,11 +35,7 @@ def shadow(net: Any) -> Any:
 
 def longest_row(net: Any, slots: int) -> int:
     """Return how many tokens each of `slots` rows may hold within the memory for them."""
-    config = net.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token = 2 * config.num_hidden_layers * heads * size * net.dtype.itemsize
-    return max(256, int(min(_MOST_BYTES, _SHARE * _free_bytes(net)) // (slots * token)))
+    return max(256, int(min(_MOST_BYTES, _SHARE * _free_bytes(net)) // (slots * token_bytes(net))))
 
 
 def _free_bytes(net: Any) -> int:

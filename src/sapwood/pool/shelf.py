@@ -155,11 +155,11 @@ class Shelf:
                 self._coming.pop(served.key, None)
                 self._cond.notify_all()
 
-    def count(self, model: str, tokens: int) -> None:
-        """Count one answered query of a model."""
+    def count(self, model: str, tokens: int, *, queries: int = 1) -> None:
+        """Count answered queries of a model."""
         with self._cond:
             before = self._counts.get(model, (0, 0))
-            self._counts[model] = before[0] + 1, before[1] + tokens
+            self._counts[model] = before[0] + queries, before[1] + tokens
 
     def shut(self) -> None:
         """Load nothing more."""

@@ -6,16 +6,14 @@ Everything is refused that is not let through here, so that a route nobody thoug
 from __future__ import annotations
 
 import asyncio
-import hmac
 import threading
-from hashlib import sha256
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sapwood.errors import ConfigError, ResourceError, SapwoodError
 from sapwood.serving.nesting import too_deep
 from sapwood.serving.refusals import ClientGone, response_of
-from sapwood.serving.settings import Limits, Settings, is_loopback
+from sapwood.serving.settings import Limits, Settings, is_loopback, same_word, without_port
 from sapwood.serving.visits import visit_of
 
 OPEN = ("/healthz", "/readyz")  # no key needed
@@ -98,8 +96,8 @@ def check_caller(path: str, authorization: str, settings: Settings) -> None:
     """
     kind, _, given = authorization.partition(" ")
     given = given.strip() if kind.lower() == "bearer" else ""
-    admin = _same(given, settings.admin_key)
-    if not (admin or not settings.key or _same(given, settings.key)):
+    admin = bool(settings.admin_key) and same_word(given, settings.admin_key)
+    if not (admin or not settings.key or same_word(given, settings.key)):
         raise ConfigError(
             "E-CONFIG-294",
             "The key is missing or wrong.",
@@ -112,12 +110,6 @@ def check_caller(path: str, authorization: str, settings: Settings) -> None:
         )
 
 
-def _same(given: str, key: str) -> bool:
-    """Compare in a time that tells nothing of the key, not even its length."""
-    digests = (sha256(word.encode("utf-8", "replace")).digest() for word in (given, key))
-    return hmac.compare_digest(*digests) and bool(key)
-
-
 def _check_own(headers: dict[str, str]) -> None:
     """Raise ConfigError (E-CONFIG-296) for a page of the web that reaches a server without a key.
 
@@ -127,18 +119,12 @@ def _check_own(headers: dict[str, str]) -> None:
     origin = headers.get("origin", "")
     site = origin.partition("://")[2] if origin else host
     for named in (host, site):
-        if not is_loopback(_without_port(named)):
+        if not is_loopback(without_port(named)):
             raise ConfigError(
                 "E-CONFIG-296",
                 f"A server without a key answers this machine only, not '{ascii(named)[1:81]}'.",
                 fix="ask it as 127.0.0.1 or localhost, or give it a key",
             )
-
-
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.rpartition(":")[0] if ":" in host else host
 
 
 def _headers(scope: Scope) -> dict[str, str]:

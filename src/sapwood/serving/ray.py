@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -200,7 +200,7 @@ def _application(ray: Any, serve: Any, plan: Plan, replicas: int) -> Any:
     shelf = _Shelf(
         folders={name: folder.resolve() for name, folder in plan.folders.items()},
         registry=plan.registry.resolve() if plan.registry else None,
-        settings=replace(plan.settings, worker=0),
+        settings=plan.settings,
         copies=replicas,
     )
     front = serve.deployment(serve.ingress(_opener(shelf))(Front)).options(

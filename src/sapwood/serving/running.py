@@ -151,7 +151,7 @@ def serve_many(
                 worker.kill()
                 worker.join()
     codes = [worker.exitcode or 0 for worker in workers]
-    return max((abs(code) for code in codes), default=0) if not passed else max(map(abs, codes))
+    return max(map(abs, codes))
 
 
 def _work(work: Callable[[int, socket.socket], int], number: int, listening: socket.socket) -> None:

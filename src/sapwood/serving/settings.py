@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from sapwood.errors import ConfigError
 
@@ -31,7 +33,7 @@ class Settings:
 
     Without a `key` it may only listen on this machine's own address. `admin_key` opens the routes
     that change what is served; without one they stay shut. `drain`: seconds that running requests
-    get to end in. `worker`: its number, from 0, among processes that share an address.
+    get to end in.
 
     Raises ConfigError: E-CONFIG-290 another address without a key, E-CONFIG-291 an unusable key.
     """
@@ -42,7 +44,6 @@ class Settings:
     admin_key: str = field(default="", repr=False)
     limits: Limits = field(default_factory=Limits)
     drain: float = 30.0
-    worker: int = 0
 
     def __post_init__(self) -> None:
         for name, key in (("key", self.key), ("admin key", self.admin_key)):
@@ -83,3 +84,20 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def same_word(given: str, wanted: str) -> bool:
+    """Compare two keys in a time that tells nothing of them, not even their length."""
+    digests = (sha256(word.encode("utf-8", "replace")).digest() for word in (given, wanted))
+    return hmac.compare_digest(*digests)
+
+
+def without_port(host: str) -> str:
+    """Return the name or address in a Host header.
+
+    >>> without_port("localhost:80"), without_port("[::1]:80"), without_port("a")
+    ('localhost', '::1', 'a')
+    """
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.rpartition(":")[0] if ":" in host else host

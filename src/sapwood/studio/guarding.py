@@ -18,7 +18,7 @@ from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sapwood.serving.settings import check_key, is_loopback
+from sapwood.serving.settings import check_key, is_loopback, same_word, without_port
 
 COOKIE = "sapwood_studio"
 OPEN = ("/login", "/static/")  # no key needed
@@ -66,7 +66,7 @@ class Door:
 
     def knows(self, given: str) -> bool:
         """Tell whether that is the key, in a time that tells nothing of it."""
-        return _same(given, self.key) and bool(self.key)
+        return same_word(given, self.key) and bool(self.key)
 
     def session(self, now: float | None = None) -> str:
         """Return what the cookie of a visitor who knows the key holds."""
@@ -77,7 +77,9 @@ class Door:
         """Tell whether a cookie is one that was given out and is not too old."""
         until, _, signed = session.partition(".")
         fresh = until.isdecimal() and len(until) < 16
-        return fresh and _same(signed, self._signed(until)) and int(until) > (now or time.time())
+        return (
+            fresh and same_word(signed, self._signed(until)) and int(until) > (now or time.time())
+        )
 
     def _signed(self, text: str) -> str:
         secret = sha256(b"sapwood studio session " + self.key.encode()).digest()
@@ -113,7 +115,7 @@ class Guard:
 
     def _refused(self, scope: Scope, headers: Headers) -> Response | None:
         host = headers.get("host", "")
-        if not self.door.key and not is_loopback(_without_port(host)):
+        if not self.door.key and not is_loopback(without_port(host)):
             return _plain(403, "Without a key this page answers this machine only, as 127.0.0.1.")
         if scope["method"] not in _SAFE and not _own(headers, host):
             return _plain(403, "This was not asked by the page itself.")
@@ -144,17 +146,6 @@ def _to_login(scope: Scope) -> Response:
 
 def _plain(status: int, what: str) -> Response:
     return PlainTextResponse(what, status_code=status)
-
-
-def _same(given: str, wanted: str) -> bool:
-    digests = (sha256(word.encode("utf-8", "replace")).digest() for word in (given, wanted))
-    return hmac.compare_digest(*digests)
-
-
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.rpartition(":")[0] if ":" in host else host
 
 
 class TooLarge(Exception):
