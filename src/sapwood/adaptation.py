@@ -105,6 +105,13 @@ class Adaptation:
         """Return "texts", "features", "scores" or "states", or "answers" of a base that writes."""
         return self.readout.reads
 
+    @property
+    def encodes(self) -> bool:
+        """Return whether its base is read as an encoder; a decoder is where no prompt is told."""
+        if self.base is None or self.base.kind == "encoder":
+            return self.base is not None
+        return self.base.kind == "decoder" and self.context is None
+
     def parts(self) -> dict[str, str | None]:
         """Return each part in words, None where it is empty."""
         method = None
@@ -120,6 +127,8 @@ class Adaptation:
             readout += f" ({self.readout.describe()})"
         if self.decision is not None and self.decision.temperature != 1:
             readout += f" + temperature {self.decision.temperature:.2f}"
+        if self.encodes and self.base is not None and self.base.kind == "decoder":
+            readout += ", the causal mask left out"
         prefix = self.prefix.describe() if self.prefix is not None else None
         context = self.context.describe() if self.context is not None and not prefix else None
         if self.facts is not None:

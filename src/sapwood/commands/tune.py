@@ -9,7 +9,6 @@ import click
 from sapwood.commands.running import options, run
 
 BASELINES = ("majority", "tf-idf")
-CONTEXT = "+context"
 OTHERS = ("compressed", "head")
 
 
@@ -21,7 +20,8 @@ OTHERS = ("compressed", "head")
     show_default=True,
     help="What trains: lora, dora, adapter, prefix, ... ('sapwood tune --methods' lists them), "
     'with settings as "lora(rank=4)", "prefix(start=text)" from words of the task, several as '
-    "lora+ia3, under demonstrations as lora+context; 'compressed': demonstrations made a prefix; "
+    "lora+ia3, under demonstrations as lora+context, on a decoder read as an encoder as "
+    "lora+unmasked; 'compressed': demonstrations made a prefix; "
     "'head': on encoders.",
 )
 @click.option(
@@ -39,8 +39,9 @@ def command(data: str, method: str, trials: int, **given: Any) -> None:
     """Train a light method on a frozen base with DATA, beside the cheap baselines."""
     if method not in OTHERS:
         from sapwood.methods.together import parse
+        from sapwood.search.job import bare
 
-        parse(method.removesuffix(CONTEXT))  # a mistake in it is told before anything runs
+        parse(bare(method))  # a mistake in it is told before anything runs
     only = (*BASELINES, "".join(method.split()))
     run(data, only=only, verb="tune", trials=trials, **given)
 

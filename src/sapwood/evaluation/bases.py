@@ -13,7 +13,7 @@ from sapwood.interfaces import Floats
 from sapwood.launch import Runtime
 from sapwood.methods import parts
 from sapwood.models.decoder import Decoder
-from sapwood.models.encoder import Encoder, around_pair, pair_marks
+from sapwood.models.encoder import Encoder, Unmasked, around_pair, pair_marks
 from sapwood.models.load import Base, load_base
 from sapwood.models.store import BASES
 from sapwood.models.stored import ContextStore
@@ -74,10 +74,11 @@ class Bases:
             decoder.forget()
 
     def encoder(self, name: str) -> Encoder:
-        """Return the packed encoder over a base."""
+        """Return the packed encoder over a base, which may be a decoder: see `Unmasked`."""
         if name not in self._encoders:
             base = self.get(name)
-            self._encoders[name] = Encoder(base.net, marks=pair_marks(base.tokenizer))
+            kind = Unmasked if base.kind == "decoder" else Encoder
+            self._encoders[name] = kind(base.net, marks=pair_marks(base.tokenizer))
         return self._encoders[name]
 
     def tokens(

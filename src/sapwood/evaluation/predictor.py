@@ -51,7 +51,7 @@ class Predictor:
             net = self.bases.get(made.base.name).net
             attach_trained(net, made.method, made.weights, where="the adaptation")
             self._net = net
-        if made.base.kind == "encoder":
+        if made.encodes:
             if made.reads == "scores":
                 assert made.context is not None
                 self.reader = MaskedReader(self.bases, made.base.name, made.context, made.labels)
@@ -89,7 +89,7 @@ class Predictor:
         made = self.adaptation
         if made.base is None:
             return list(texts)
-        if made.base.kind == "encoder" and self.reader is None:
+        if made.encodes and self.reader is None:
             assert made.method is None or self._net is not None, "use it in a with block"
             pooling = str(self._settings.get("pooling", "mean"))
             limit = made.max_text_tokens

@@ -122,7 +122,7 @@ def _mask(pack: Layout, group: Group, window: int | None, dtype: torch.dtype) ->
     visible, length = group.visible, group.index.shape[1]
     if window is not None and length > window:
         at = pack.positions[group.index]  # (rows, length)
-        near = at[:, :, None] - at[:, None, :] < window
+        near = (at[:, :, None] - at[:, None, :]).abs() < window  # a row may see what comes after
         if visible is None:
             visible = torch.ones(1, length, length, dtype=torch.bool, device=at.device).tril()
         visible = visible & near

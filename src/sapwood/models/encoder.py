@@ -1,4 +1,4 @@
-"""Text features from encoders of the BERT kind, packed without padding."""
+"""Text features from encoders, and from decoders read as such, packed without padding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from sapwood.errors import ConfigError, ModelError
 from sapwood.interfaces import Floats
 from sapwood.models import attention
-from sapwood.models.layout import Row, build_pack, split_by_budget
+from sapwood.models.layout import Pack, Row, build_pack, split_by_budget
 from sapwood.models.prefixes import NO_PREFIX, joined, trained_prefix, virtual_tokens
 from sapwood.registry import did_you_mean
 from sapwood.tasks.bio import HEAD, TAIL
@@ -82,14 +82,14 @@ class Encoder:
         laid = [Row(ids=ids, wanted=range(len(before), len(ids))) for ids in rows]
         prefix = joined(self.net, NO_PREFIX)
         pack = build_pack(laid, causal=False, device=self.device, **prefix.seat)
-        states = self.net(
-            input_ids=pack.ids,
-            attention_mask=torch.zeros(1, 1, 1, 1, dtype=self.net.dtype, device=self.device),
-            token_type_ids=torch.zeros_like(pack.ids),
-            position_ids=pack.layout.positions[None],
-            pack=pack.layout,
-        ).last_hidden_state[0, pack.wanted]
-        return list(states.split([len(row.wanted) for row in laid]))
+        states = self._through(pack)[0, pack.wanted]
+        return list(torch.split(states, [len(row.wanted) for row in laid]))
+
+    def _through(self, pack: Pack) -> Tensor:
+        """Return the last hidden states of a pack, (1, tokens, hidden)."""
+        given = _given(pack, self.net) | {"token_type_ids": torch.zeros_like(pack.ids)}
+        found: Tensor = self.net(**given).last_hidden_state
+        return found
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
         ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
@@ -112,11 +112,14 @@ class Encoder:
 
     def features(self, rows: Sequence[Sequence[int]], pooling: str = "mean") -> Floats:
         """Return one vector a row, (rows, width), float32; see `pooled`."""
-        width = self.net.config.hidden_size * (1 + 2 * (pooling == "markers"))
-        out = np.zeros((len(rows), width), dtype=np.float32)
+        out = np.zeros((len(rows), self.width(pooling)), dtype=np.float32)
         for part, states in self.packs(rows):
             out[part] = self.pooled([rows[n] for n in part], states, pooling).cpu().numpy()
         return out
+
+    def width(self, pooling: str) -> int:
+        """Return how many numbers a vector of this pooling has."""
+        return int(self.net.config.hidden_size) * (1 + 2 * (pooling == "markers"))
 
     def pooled(
         self, rows: Sequence[Sequence[int]], states: Sequence[Tensor], pooling: str = "mean"
@@ -135,6 +138,35 @@ class Encoder:
             parts = [slice(None), *(_between(ids, *self.marks[n : n + 2]) for n in (0, 2))]
             made.append(torch.cat([own[part].float().mean(0) for part in parts]))
         return torch.stack(made)
+
+
+class Unmasked(Encoder):
+    """A decoder read as an encoder: each token sees its whole row, not only what came before it.
+
+    Its frozen weights do not know how; a method trained so soon does, and then tags words better
+    than the masked decoder (Li et al. 2023, arXiv 2310.01208). `net`: a causal language model of a
+    kind that `decoder.why_padded` has nothing against.
+    """
+
+    def __init__(self, net: Any, *, marks: Sequence[Sequence[int]] = ()) -> None:
+        self.net, self.marks, self.packed = net, marks, True
+        attention.register()
+        net.set_attn_implementation(attention.NAME)
+
+    def _through(self, pack: Pack) -> Tensor:
+        body = getattr(self.net, self.net.base_model_prefix)
+        found: Tensor = body(use_cache=False, **_given(pack, self.net)).last_hidden_state
+        return found
+
+
+def _given(pack: Pack, net: Any) -> dict[str, Any]:
+    """Return what a net is called with for a pack."""
+    return {
+        "input_ids": pack.ids,
+        "attention_mask": torch.zeros(1, 1, 1, 1, dtype=net.dtype, device=pack.ids.device),
+        "position_ids": pack.layout.positions[None],
+        "pack": pack.layout,
+    }
 
 
 def pair_marks(tokenizer: Any) -> tuple[tuple[int, ...], ...]:

@@ -97,7 +97,7 @@ class Framing:
         at = next((n for n in range(len(whole)) if whole[n : n + len(bare)] == bare), 0)
         self._front, self._back = whole[:at], whole[at + len(bare) :]
         divider = tokenizer.sep_token_id
-        self._between = self._back if divider is None else [divider]
+        self._between = [divider] if divider is not None else self._back or self._ids("\n")
         self._mark = self._ids(MARK) or self._between
         self.least = 2 * len(self._mark) + len(self._front + self._between + self._back) + OVERLAP
         if max_length * (QUESTION - 1) < QUESTION * self.least:

@@ -7,7 +7,7 @@ from typing import Any
 from sapwood.errors import ConfigError
 from sapwood.evaluation import Bases
 from sapwood.methods.together import Together, parse
-from sapwood.search.job import CONTEXT, ONE_LABEL, Job, trained_families
+from sapwood.search.job import ONE_LABEL, UNMASKED, Job, bare, trained_families
 from sapwood.search.workbench import Stopped
 from sapwood.training import Supervision
 from sapwood.training.heads import HeadSupervision
@@ -32,13 +32,15 @@ def check_engine(job: Job, bases: Bases) -> None:
         problems.append(f"the task is '{job.task}'")
     if job.tuning.checkpointing:
         problems.append("--checkpointing is asked for")
+    if any(family.endswith(UNMASKED) for family in job.only):
+        problems.append("a decoder is to be read as an encoder")
     if problems:
         raise ConfigError(
             "E-CONFIG-264", "The engine 'tensorflow' tunes one label a text, plainly.",
             details=problems, fix="--engine torch",
         )  # fmt: skip
     for family in trained_families(job.only):
-        _check_method(family.removesuffix(CONTEXT))
+        _check_method(bare(family))
     tensorflow()
     for name in (job.model, job.encoder):
         if name:

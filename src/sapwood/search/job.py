@@ -120,12 +120,13 @@ class Job:
 # Tasks whose answer is one of a few labels, with a probability each; "pairs" marks two spans.
 ONE_LABEL = ("classification", "pairs")
 # Every family of candidates besides the methods that are trained, which are named by what
-# `methods.together.parse` reads, "+context" behind it for training under demonstrations.
+# `methods.together.parse` reads, "+context" behind it for training under demonstrations, or
+# "+unmasked" for reading the decoder as an encoder (see `models.encoder.Unmasked`).
 FAMILIES = (
     "majority", "tf-idf", "dictionary", "n-gram", "zero-shot", "few-shot", "channel", "knn",
     "probe", "compressed", "encoder-lora", "head",
 )  # fmt: skip
-CONTEXT = "+context"
+CONTEXT, UNMASKED = "+context", "+unmasked"
 
 
 def trained_families(only: tuple[str, ...]) -> list[str]:
@@ -135,6 +136,15 @@ def trained_families(only: tuple[str, ...]) -> list[str]:
     ['lora(rank=4)+ia3']
     """
     return [family for family in only if family not in FAMILIES]
+
+
+def bare(family: str) -> str:
+    """Return the methods that a family of candidates trains.
+
+    >>> bare("lora+ia3+context")
+    'lora+ia3'
+    """
+    return family.removesuffix(CONTEXT).removesuffix(UNMASKED)
 
 
 @dataclass(frozen=True, kw_only=True)

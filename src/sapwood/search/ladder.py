@@ -18,7 +18,7 @@ from sapwood.search import encoders, plain, prefixed, prompting, tuning
 from sapwood.search.candidate import Candidate, entry
 from sapwood.search.contexts import Prompt
 from sapwood.search.deciding import decided
-from sapwood.search.job import CONTEXT, trained_families
+from sapwood.search.job import CONTEXT, UNMASKED, bare, trained_families
 from sapwood.search.masked import masked_ladder
 from sapwood.search.memory import peak_bytes, reset_peak
 from sapwood.search.rungs import written_ladder
@@ -54,6 +54,7 @@ def ladder(bench: Workbench) -> list[Candidate]:
         entry("majority", plain.of_texts, readout="majority"),
         entry("tf-idf", plain.of_texts, readout="tf-idf"),
         *_encoder_beside(bench),
+        *_unmasked(bench),
         entry("zero-shot", prompting.prompted, prompt=Prompt()),
         *_features(bench),
         *(_fixed(bench) if job.prompting.fixed else _prompts(bench)),
@@ -68,7 +69,9 @@ def ladder(bench: Workbench) -> list[Candidate]:
 def _trained(families: Sequence[str]) -> Iterator[Candidate]:
     """Yield what trains a method on the base, under its name."""
     for family in families:
-        method = family.removesuffix(CONTEXT)
+        if family.endswith(UNMASKED):
+            continue
+        method = bare(family)
         yield entry(family, tuning.tuned, method=method, under_context=method != family)
 
 
@@ -108,6 +111,15 @@ def _encoder_beside(bench: Workbench) -> Iterator[Candidate]:
     share = encoders.BESIDE if dear else 1.0
     yield entry("encoder-lora", encoders.tuned_encoder, method="lora", encoder=job.encoder,
                 share=share)  # fmt: skip
+
+
+def _unmasked(bench: Workbench) -> Iterator[Candidate]:
+    """Yield the base read as an encoder under a head, for what label words say badly."""
+    if not bench.job.only and bench.task.name != "pairs":
+        return
+    for family in encoders.unmasked_of(bench):
+        yield entry(family, encoders.tuned_encoder, method=bare(family), encoder=bench.job.model,
+                    share=encoders.UNMASKING)  # fmt: skip
 
 
 def _prompts(bench: Workbench) -> Iterator[Candidate]:

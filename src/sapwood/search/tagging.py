@@ -81,7 +81,8 @@ class TagTraining:
     def course(self, method: Method | None, share: float) -> Judged:
         """Return the run, resumed where it was left."""
         bench, settings = self.bench, self.bench.job.tuning
-        rate = HEAD_RATE if method is None else learning_rate(method, encoder=True)
+        kind = bench.bases.get(self.base).kind == "encoder"
+        rate = HEAD_RATE if method is None else learning_rate(method, encoder=kind)
         recipe = Recipe(
             learning_rate=settings.learning_rate or rate,
             batch_size=min(settings.batch_size, len(self.rows)),
@@ -90,7 +91,7 @@ class TagTraining:
         )
         times = dict.fromkeys(self.head.weights(), HEAD_RATE / rate)
         if method is not None:
-            times |= scales(self.encoder.net, method, encoder=True)
+            times |= scales(self.encoder.net, method, encoder=kind)
         supervision = TaggingSupervision(self.encoder, self.rows, self.head)
         started(self.encoder.net, supervision)
         trained = Trained(

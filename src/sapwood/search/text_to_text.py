@@ -9,7 +9,7 @@ from sapwood.evaluation.text_to_text import TextToTextReader
 from sapwood.search import label_words, plain
 from sapwood.search.candidate import Candidate, entry
 from sapwood.search.encoders import BASELINES
-from sapwood.search.job import CONTEXT, FAMILIES, ONE_LABEL, Job, trained_families
+from sapwood.search.job import CONTEXT, FAMILIES, ONE_LABEL, UNMASKED, Job, trained_families
 from sapwood.search.label_words import Words
 from sapwood.search.workbench import Making, Workbench
 from sapwood.training.text_to_text import TextToTextSupervision
@@ -21,7 +21,8 @@ def check_wanted(job: Job) -> None:
     """Raise ModelError (E-MODEL-161) for what an encoder-decoder as --model cannot do."""
     # whoever asks for zero-shot asks for what can be prompted; the rest has no place here
     known = FAMILIES if "zero-shot" not in job.only else ()
-    lacking = [f for f in job.only if f.endswith(CONTEXT) or (f in known and f not in ABLE)]
+    never = (CONTEXT, UNMASKED)
+    lacking = [f for f in job.only if f.endswith(never) or (f in known and f not in ABLE)]
     if job.prompting.fixed:
         lacking.append("demonstrations")
     if job.task not in ONE_LABEL:
