@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from hashlib import sha256
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any, cast
 
@@ -108,9 +108,8 @@ class Adaptation:
     @property
     def encodes(self) -> bool:
         """Return whether its base is read as an encoder; a decoder is where no prompt is told."""
-        if self.base is None or self.base.kind == "encoder":
-            return self.base is not None
-        return self.base.kind == "decoder" and self.context is None
+        kind = self.base.kind if self.base is not None else ""
+        return kind == "encoder" or (kind == "decoder" and self.context is None)
 
     def parts(self) -> dict[str, str | None]:
         """Return each part in words, None where it is empty."""
@@ -127,7 +126,7 @@ class Adaptation:
             readout += f" ({self.readout.describe()})"
         if self.decision is not None and self.decision.temperature != 1:
             readout += f" + temperature {self.decision.temperature:.2f}"
-        if self.encodes and self.base is not None and self.base.kind == "decoder":
+        if self.encodes and self.base and self.base.kind == "decoder":
             readout += ", the causal mask left out"
         prefix = self.prefix.describe() if self.prefix is not None else None
         context = self.context.describe() if self.context is not None and not prefix else None
@@ -243,7 +242,7 @@ def load(folder: Path) -> Adaptation:
         context = None
         if (folder / CONTEXT).exists():
             context = _context(json.loads((folder / CONTEXT).read_text(encoding="utf-8")))
-        method, weights = _method(folder, main)
+        method, weights = (None, {}) if main["method"] is None else read_method(folder)
         return Adaptation(
             labels=tuple(main["labels"]),
             task=str(main["task"]),
@@ -354,10 +353,6 @@ def _golden(main: Mapping[str, Any]) -> Golden:
     return Golden(texts=texts, probabilities=rows, answers=answers)
 
 
-def _method(folder: Path, main: Mapping[str, Any]) -> tuple[Method | None, dict[str, Any]]:
-    return (None, {}) if main["method"] is None else read_method(folder)
-
-
 def _prefix(folder: Path, main: Mapping[str, Any]) -> StoredPrefix | None:
     said = main.get("prefix")
     if said is None:
@@ -400,8 +395,5 @@ def copy(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
 
 
 def _hash(path: Path) -> str:
-    digest = sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return file_digest(file, "sha256").hexdigest()
