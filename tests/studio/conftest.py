@@ -15,7 +15,7 @@ import pytest
 
 from sapwood.errors import ModelError
 from sapwood.interfaces import Answer, Frame, Span
-from sapwood.pool.wish import Update
+from sapwood.pool.wish import Found, Update
 from sapwood.studio.app import studio_app
 from sapwood.studio.guarding import Door
 from sapwood.studio.running import Runs
@@ -49,7 +49,7 @@ class FakeEngine:
 
     def classify(self, model, texts):
         done = Future()
-        done.set_result([{"negative": 0.25, "positive": 0.75} for _ in texts])
+        done.set_result(Found(values=[{"negative": 0.25, "positive": 0.75} for _ in texts]))
         return done
 
     def extract(self, model, texts):
@@ -57,7 +57,7 @@ class FakeEngine:
         head = Span(start=at, end=at + 3)
         frames = (Frame(label="PER", head=head),) if at >= 0 else ()
         done = Future()
-        done.set_result([Answer(frames=frames)])
+        done.set_result(Found(values=[Answer(frames=frames)]))
         return done
 
     def write(self, wish, tell):
