@@ -12,7 +12,9 @@ from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 
 from sapwood.errors import SapwoodError
+from sapwood.files import told
 from sapwood.pages.candidates import find
+from sapwood.serving.disk import whole_or_gone
 from sapwood.studio.looking import look
 from sapwood.studio.pages import Studio
 from sapwood.studio.shipping import adaptation_of, card_of, commands_of, pack, snippets
@@ -44,10 +46,12 @@ def routes(studio: Studio) -> APIRouter:
     def download(identity: str, number: int) -> Response:
         project = studio.workspace.project(identity)
         folder = adaptation_of(project, project.run(number))
-        handle, path = tempfile.mkstemp(prefix="sapwood-", suffix=".zip")
-        with os.fdopen(handle, "wb") as file:
+        with told(Path(tempfile.gettempdir())):
+            handle, name = tempfile.mkstemp(prefix="sapwood-", suffix=".zip")
+        path = Path(name)
+        with whole_or_gone(path), os.fdopen(handle, "wb") as file:
             pack(folder, f"{identity}-{number}", file)
-        gone = BackgroundTask(Path(path).unlink, missing_ok=True)
+        gone = BackgroundTask(path.unlink, missing_ok=True)
         name = f"{identity}-{number}.zip"
         return FileResponse(path, filename=name, media_type="application/zip", background=gone)
 
@@ -86,5 +90,5 @@ def _served(studio: Studio, trial: Trial) -> dict[str, Any]:
         except SapwoodError as said:
             state, error = "failed", said
     error = error or studio.room.error(base)
-    told = error and error.to_json()
-    return {"state": state, "error": told, "model": trial.project.id, "run": trial.run}
+    why = error and error.to_json()
+    return {"state": state, "error": why, "model": trial.project.id, "run": trial.run}
