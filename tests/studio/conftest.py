@@ -74,6 +74,23 @@ class FakeEngine:
         return 0
 
 
+class Finder(FakeEngine):
+    """Finds what it is told to, and keeps what it was asked."""
+
+    def __init__(self, frames=()):
+        super().__init__()
+        self.frames, self.asked = frames, []
+
+    def classify(self, model, texts):
+        self.asked += texts
+        return super().classify(model, texts)
+
+    def extract(self, model, texts):
+        done = Future()
+        done.set_result(Found(values=[Answer(frames=self.frames)]))
+        return done
+
+
 class Client:
     """Asks an application as a browser does, without a server."""
 
@@ -212,3 +229,23 @@ def take(workspace):
         return workspace.take(name or path.name, room)
 
     return taken
+
+
+@pytest.fixture
+def tried(make, tmp_path, small_run, small_base):
+    """Maker of a client at a finished run of a task: `tried(task, rows, engine)`."""
+
+    def made(task, rows, engine):
+        path = tmp_path / "rows.jsonl"
+        path.write_text("\n".join(json.dumps(row) for row in rows))
+        client = Client(make(opener=lambda base: engine))
+        assert client.bring(path).status_code == 201
+        studio = client.app.state.studio
+        project = studio.workspace.project("rows")
+        studio.baselines.wait(project, 60)
+        run = finish(project.save(task=task), small_run, small_base)
+        report = json.loads((run.out / "report.json").read_text())
+        (run.out / "report.json").write_text(json.dumps({**report, "task": task}))
+        return client
+
+    return made

@@ -50,8 +50,10 @@ def full(request, tmp_path, monkeypatch, write_rows):
     assert client.bring(data).status_code == 201
     project = studio.workspace.project("r")
     studio.baselines.wait(project, 60)
-    return SimpleNamespace(client=client, studio=studio, project=project, data=data, fill=fill,
-                           free=free, started=started, root=root, kind=request.param)  # fmt: skip
+    yield SimpleNamespace(client=client, studio=studio, project=project, data=data, fill=fill,
+                          free=free, started=started, root=root, kind=request.param)  # fmt: skip
+    for one in studio.workspace.projects():
+        studio.baselines.wait(one, 60)
 
 
 def files(root):

@@ -17,8 +17,9 @@ from sapwood.pages.candidates import find
 from sapwood.serving.disk import whole_or_gone
 from sapwood.studio.looking import look
 from sapwood.studio.pages import Studio
+from sapwood.studio.questions import example_text, fields_of
 from sapwood.studio.shipping import adaptation_of, card_of, commands_of, pack, snippets
-from sapwood.studio.trying import Trial, base_of, first_text, trial_of
+from sapwood.studio.trying import Trial, base_of, trial_of
 
 
 def routes(studio: Studio) -> APIRouter:
@@ -71,7 +72,8 @@ def _shown(studio: Studio, request: Request, trial: Trial) -> dict[str, Any]:
     best = find(report, report.get("recommended")) or {}
     size = sum(p.stat().st_size for p in folder.iterdir() if p.is_file())
     address = str(request.base_url).rstrip("/")
-    text = first_text(look(project)) or "…"
+    seen = look(project)
+    text = example_text(fields_of(trial.task, seen), seen) or "…"
     return {
         "best": best, "size": size, "card": card_of(folder),
         "snippets": snippets(address, trial.task, project.id, text, key=bool(studio.door.key)),
