@@ -132,7 +132,7 @@ def test_what_is_tried_or_half_written_is_taken_away(
 def test_a_log_on_a_full_disk_is_in_nobodys_way(small_base: Path) -> None:
     with FULL.open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "sapwood", "serve", str(small_base), "--port", "0", "--json"],
+            [sys.executable, "-m", "sapwood", "serve", str(small_base), "--port", "0"],
             stdout=subprocess.PIPE, stderr=log, text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
@@ -140,13 +140,14 @@ def test_a_log_on_a_full_disk_is_in_nobodys_way(small_base: Path) -> None:
         watch.start()
         try:
             assert process.stdout is not None
-            told = json.loads(process.stdout.readline())
-            body = json.dumps({"model": told["models"][0], "prompt": "a", "max_tokens": 2}).encode()
+            url = process.stdout.readline().split("/v1/")[0].removeprefix("curl ")
+            asked = {"model": small_base.name, "prompt": "a", "max_tokens": 2}
+            body = json.dumps(asked).encode()
             for _ in range(100):  # more than any buffer holds
-                asked = urllib.request.Request(
-                    told["url"] + "/v1/completions", body, {"Content-Type": "application/json"}
+                question = urllib.request.Request(
+                    url + "/v1/completions", body, {"Content-Type": "application/json"}
                 )
-                with urllib.request.urlopen(asked, timeout=60) as answer:
+                with urllib.request.urlopen(question, timeout=60) as answer:
                     assert answer.status == 200
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0
