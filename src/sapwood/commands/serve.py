@@ -278,9 +278,8 @@ def _say_begin(plan: Plan, listening: socket.socket, workers: int = 1) -> None:
     from sapwood.serving.running import address_of
 
     who = f"{workers} processes load" if workers > 1 else "Loading"
-    held = len(plan.folders)
-    more = f" and {held} adaptation{'s' * (held > 1)}, which are tried out" if held else ""
-    _talk(f"{who} {plan.base}{more} for {address_of(listening)} ...")
+    tried = "; what was recorded of its adaptations is asked again" if plan.folders else ""
+    _talk(f"{who} {plan.base} for {address_of(listening)}{tried} ...")
 
 
 def _say_ready(desk: Any, listening: socket.socket, where: str, as_json: bool) -> None:
@@ -317,7 +316,11 @@ def _example(task: str) -> str:
         person, place = ("李白", "长安") if chinese else ("Ada Lovelace", "London")
         between, end = ("住在", "。") if chinese else (" lived in ", ".")
         return f"{HEAD[0]}{person}{HEAD[1]}{between}{TAIL[0]}{place}{TAIL[1]}{end}"
-    if task in ("entities", "relations", "events"):
+    if task == "events":
+        return (
+            "公司周一宣布裁员500人。" if chinese else "Hackers stole the data of a bank on Monday."
+        )
+    if task in ("entities", "relations"):
         return (
             "李白在长安遇见了杜甫。" if chinese else "Ada Lovelace met Charles Dickens in London."
         )
