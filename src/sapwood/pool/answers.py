@@ -175,16 +175,7 @@ class Answers:
     def _alone(self, resident: Resident, texts: Sequence[str]) -> Found[Any]:
         """Ask an adaptation by itself, with its method attached to the base's own net."""
         said = list(self.pool.shelf.alone.ask(resident, texts).result())
-        return Found(values=said, prompt=self._tokens(resident, texts), cached=None)
-
-    def _tokens(self, resident: Resident, texts: Sequence[str]) -> int:
-        """Return the tokens of texts as the base of an adaptation counts them, 0 without a base."""
-        pool, made = self.pool, resident.adaptation
-        if made is None or made.base is None:
-            return 0
-        if pool.prompts is None:
-            return sum(map(len, pool.bases.tokens(pool.source, texts)))
-        return sum(pool.prompts.count(text) for text in texts)
+        return Found(values=said, prompt=_tokens(self.pool, resident, texts), cached=None)
 
     def _encoded(self, texts: Sequence[str]) -> tuple[Any, int]:
         bases, base = self.pool.bases, self.pool.source
@@ -192,6 +183,16 @@ class Answers:
             raise _unable(self.pool.base, "gives no vectors", None)
         tokens = sum(map(len, bases.tokens(base, texts)))
         return bases.embed(base, texts), tokens
+
+
+def _tokens(pool: Place, resident: Resident, texts: Sequence[str]) -> int:
+    """Return the tokens of texts as the base of an adaptation counts them, 0 without a base."""
+    made = resident.adaptation
+    if made is None or made.base is None:
+        return 0
+    if pool.prompts is None:
+        return sum(map(len, pool.bases.tokens(pool.source, texts)))
+    return sum(pool.prompts.count(text) for text in texts)
 
 
 def _nothing(seat: Seat) -> None:
