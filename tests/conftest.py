@@ -10,6 +10,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import errno
 import json
 import random
 import subprocess
@@ -156,6 +157,42 @@ def tiny_checkpoint(
         return made[kind]
 
     yield checkpoint
+
+
+class Disk:
+    """A small disk of its own, which can be filled and freed again."""
+
+    def __init__(self, place: Path) -> None:
+        self.place, self._filling = place, place / "filling"
+
+    def fill(self) -> None:
+        """Use all of it up."""
+        with self._filling.open("ab", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+
+    def free(self) -> None:
+        """Give back what was used up."""
+        self._filling.unlink()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Disk]:
+    """A disk of 2 MiB; skipped where none may be mounted."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    if not mounted:
+        pytest.skip("no disk may be mounted here: the real drill of a full one needs root on Linux")
+    yield Disk(place)
+    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,9 @@
 """`--events FILE`: what a run writes for those who look on, how it is stopped, and how it ends."""
 
+import errno
 import itertools
 import json
+import os
 import shutil
 
 import pytest
@@ -81,3 +83,55 @@ def test_without_a_file_nothing_is_written(tmp_path):
         journal.event(Event(kind="note", note="x"))
         assert not journal.asked_to_stop
     assert list(tmp_path.iterdir()) == []
+
+
+class Filling:
+    """A file on a disk that has room for so many bytes more."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, content):
+        if not self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        taken = self.file.write(content[: self.room])
+        self.room -= taken
+        return taken
+
+    def close(self):
+        self.file.close()
+
+
+def test_a_full_disk_tears_one_line_and_stops_nobody(tmp_path):
+    path = tmp_path / "events.jsonl"
+    with Journal(path) as journal:
+        journal.event(Event(kind="note", note="before"))
+        disk = journal._file = Filling(journal._file, 20)
+        for number in range(3):
+            journal.event(Event(kind="note", note=f"lost {number}"))
+        disk.room = 10_000
+        journal.event(Event(kind="note", note="after"))
+    *_, torn, after, last = path.read_text("utf-8").splitlines()
+    assert len(torn) == 20 and "lost 0" not in torn
+    assert json.loads(after)["note"] == "after" and json.loads(last)["how"] == "finished"
+
+
+def test_a_run_whose_events_have_no_room_ends_as_it_would(tmp_path):
+    with pytest.raises(DataError, match="No such file"), Journal(tmp_path / "e.jsonl") as journal:
+        journal._file = Filling(journal._file, 0)
+        raise DataError("E-DATA-001", "No such file")
+    with Journal(tmp_path / "e.jsonl"):  # the lock was let go
+        pass
+
+
+def test_events_on_a_disk_that_is_really_full(small_disk):
+    path = small_disk.place / "events.jsonl"
+    with Journal(path) as journal:
+        small_disk.fill()
+        for number in range(200):
+            journal.event(Event(kind="note", note=f"a note of some length, number {number}"))
+        small_disk.free()
+        journal.event(Event(kind="note", note="after"))
+    said = path.read_text("utf-8").splitlines()
+    assert json.loads(said[0])["kind"] == "began" and len(said) < 200
+    assert [json.loads(line).get("note") for line in said[-2:]] == ["after", None]

@@ -62,6 +62,7 @@ def test_a_folder_that_cannot_be_made_is_told(sapwood, tmp_path):
     (tmp_path / "file").touch()
     told = sapwood("ui", "--folder", tmp_path / "file" / "ws")
     assert told.code == 4 and told.err.startswith("E-RESOURCE-003")
+    assert "--folder" in told.err and "--out" not in told.err
 
 
 def test_the_page_and_the_api_share_an_address_and_end_cleanly(served):

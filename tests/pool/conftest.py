@@ -12,9 +12,9 @@ import torch
 
 from sapwood.adaptation import Adaptation, save
 from sapwood.context.prompter import Context
-from sapwood.context.template import default_template
+from sapwood.context.template import Template, default_template
 from sapwood.evaluation import Bases, sealed
-from sapwood.interfaces import Example
+from sapwood.interfaces import Example, Schema
 from sapwood.launch import Runtime
 from sapwood.methods import parts
 from sapwood.methods.folder import write_method
@@ -24,6 +24,7 @@ from sapwood.pool.pool import Pool, open_pool
 from sapwood.pool.wish import Update, Wish
 from sapwood.readouts import bias
 from sapwood.readouts.verbalizer import Verbalizer
+from sapwood.readouts.written import Written
 
 RUNTIME = Runtime(device="cpu", dtype="float32", threads=1)
 # Methods alone, as folders that PEFT would read too where it has the method.
@@ -91,6 +92,21 @@ def in_context(bases: Bases, base: str, folder: Path) -> Path:
         scope="all",
     )  # fmt: skip
     save(sealed(made, bases, [Example(text="a sour film")]), folder)
+    return folder
+
+
+def finding(bases: Bases, base: str, folder: Path) -> Path:
+    """Save an adaptation that writes the entities of a text under its grammar."""
+    schema = Schema(types=("PER", "LOC"))
+    made = Adaptation(
+        task="entities",
+        labels=schema.types,
+        readout_name="generate",
+        readout=Written(task="entities", schema=schema, tokens=40),
+        base=bases.reference(base),
+        context=Context(template=Template(instruction="", before="Text: ", between="\nFound:")),
+    )
+    save(sealed(made, bases, [Example(text="Anna in Rome")]), folder)
     return folder
 
 

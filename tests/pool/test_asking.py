@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.pool.conftest import RUNTIME
+from tests.pool.conftest import RUNTIME, finding
 
 from sapwood.adaptation import load
 from sapwood.errors import ConfigError
 from sapwood.evaluation import Bases, asking
-from sapwood.interfaces import Example, Schema
+from sapwood.interfaces import Example
 
 TEXTS = ["great film song", "dull plot town", "superb", "a weak and sour act " * 9]
 # Those that the batch takes, and those that are asked alone.
@@ -45,10 +45,30 @@ def wanted(folder: Path, texts: list[str]) -> np.ndarray:
 
 @pytest.mark.parametrize("name", [*MIXED, *ALONE])
 def test_labels_are_those_of_the_evaluation(run_pool, candidates, name: str) -> None:
-    found = run_pool.classify(name.replace("+", "."), TEXTS).result(60)
+    found = run_pool.classify(name.replace("+", "."), TEXTS).result(60).values
     assert [list(row) for row in found] == [["negative", "positive"]] * len(TEXTS)
     values = np.array([list(row.values()) for row in found])
     np.testing.assert_allclose(values, wanted(candidates[name], TEXTS), atol=3e-5)
+
+
+def test_tokens_are_counted_with_those_that_were_in_memory(run_pool, asker, folders) -> None:
+    count = run_pool.prompts.count
+    one, two = (run_pool.classify("lora.context", TEXTS[:n]).result(60) for n in (1, 2))
+    assert 0 < one.cached < one.prompt and two.cached == 2 * one.cached
+    whole = asker.pool.classify("context", ["a fine film"]).result(60)
+    ids, behind = by_name(asker.pool)["context"].asked("a fine film")
+    assert whole.cached == behind.next_position > 4 * count("a fine film")
+    assert whole.prompt == whole.cached + len(ids) and whole.written == 0
+    bare = asker.pool.embed("prefix", ["a film", "a town"]).result(60)
+    assert bare.cached == 2 * 7 and bare.prompt == 14 + count("a film") + count("a town")
+
+
+def test_of_what_is_asked_alone_the_tokens_of_its_texts_are_counted(run_pool) -> None:
+    said = run_pool.classify("tf-idf", TEXTS).result(60)
+    assert (said.prompt, said.cached, said.written) == (0, None, 0)  # it reads no tokens
+    said = run_pool.classify("channel", TEXTS).result(60)
+    assert by_name(run_pool)["channel"].plain == "it scores texts given labels"
+    assert said.prompt == sum(map(run_pool.prompts.count, TEXTS)) and said.cached is None
 
 
 def by_name(pool) -> dict:
@@ -67,7 +87,7 @@ def test_many_are_asked_at_once(run_pool, candidates) -> None:
     names = [name for name in MIXED for _ in range(3)]
     futures = [run_pool.classify(name.replace("+", "."), TEXTS) for name in names]
     for name, future in zip(names, futures, strict=True):
-        values = np.array([list(row.values()) for row in future.result(60)])
+        values = np.array([list(row.values()) for row in future.result(60).values])
         np.testing.assert_allclose(values, wanted(candidates[name], TEXTS), atol=3e-5)
 
 
@@ -86,48 +106,35 @@ def test_an_adaptation_with_a_context_writes_under_it(asker, folders) -> None:
     said = asker.say("context", "a fine film")
     other = asker.say("lora-16", "a fine film")
     assert said != other
-    found = asker.pool.classify("context", ["a fine film", "dull"]).result(60)
+    found = asker.pool.classify("context", ["a fine film", "dull"]).result(60).values
     for row, own in zip(found, wanted(folders["context"], ["a fine film", "dull"]), strict=True):
         assert list(row.values()) == pytest.approx(list(own), abs=3e-5)
 
 
 def test_vectors_are_unit_and_depend_on_the_adaptation(asker) -> None:
-    (one, two), tokens = asker.pool.embed(asker.pool.base, ["a film", "a town"]).result(60)
-    (other, _), _ = asker.pool.embed("lora-8", ["a film", "a town"]).result(60)
+    found = asker.pool.embed(asker.pool.base, ["a film", "a town"]).result(60)
+    one, two = found.values
+    other, _ = asker.pool.embed("lora-8", ["a film", "a town"]).result(60).values
     assert np.linalg.norm(one) == pytest.approx(1.0)
-    assert tokens > 4
+    assert found.prompt > 4 and found.cached == found.written == 0
     assert one != two
     assert one != other
 
 
 @pytest.fixture(scope="module")
 def finder(small_base, tmp_path_factory) -> Path:
-    """An adaptation that writes the entities of a text under its grammar."""
-    from sapwood.adaptation import Adaptation, save
-    from sapwood.context.prompter import Context
-    from sapwood.context.template import Template
-    from sapwood.evaluation import sealed
-    from sapwood.readouts.written import Written
-
-    bases = Bases(RUNTIME)
-    schema = Schema(types=("PER", "LOC"))
-    made = Adaptation(
-        task="entities",
-        labels=schema.types,
-        readout_name="generate",
-        readout=Written(task="entities", schema=schema, tokens=40),
-        base=bases.reference(str(small_base)),
-        context=Context(template=Template(instruction="", before="Text: ", between="\nFound:")),
-    )
-    folder = tmp_path_factory.mktemp("finder") / "finder"
-    save(sealed(made, bases, [Example(text="Anna in Rome")]), folder)
-    return folder
+    return finding(Bases(RUNTIME), str(small_base), tmp_path_factory.mktemp("finder") / "finder")
 
 
 def test_what_is_found_is_what_the_evaluation_finds(opened, finder) -> None:
     texts = ["Anna saw Rome", "nobody", "北京 is far 😀 away"]
     pool = opened({"finder": finder}, slots=3)
-    found = pool.extract("finder", texts).result(60)
+    told = pool.extract("finder", texts).result(60)
+    found = told.values
+    prompts = [f"Text: {text}\nFound:" for text in texts]
+    assert told.cached == 0 and told.prompt == sum(map(pool.prompts.count, prompts))
+    assert 0 < told.written <= 3 * 40
+    assert pool.models()[1].tokens == told.written
     with asking(load(finder), Bases(RUNTIME)) as asked:
         alone = asked.found([Example(text=text) for text in texts])
     assert [answer.frames for answer in found] == [answer.frames for answer in alone]
@@ -154,7 +161,7 @@ def test_requests_for_one_that_is_asked_alone_are_read_together(run_pool, candid
         held = alone._thread.submit(lambda: time.sleep(0.3))
         futures = [run_pool.classify("tf-idf", [text]) for text in TEXTS * 10]
         held.result()
-        rows = [list(future.result(60)[0].values()) for future in futures]
+        rows = [list(future.result(60).values[0].values()) for future in futures]
     finally:
         alone._attached = before
     np.testing.assert_allclose(rows, np.tile(wanted(candidates["tf-idf"], TEXTS), (10, 1)))

@@ -240,9 +240,9 @@ def test_an_encoder_is_served_too(tiny_checkpoint) -> None:
 
     pool = open_pool(str(tiny_checkpoint("bert")), {}, runtime=RUNTIME)
     try:
-        vectors, tokens = pool.embed(pool.base, ["a film", "b"]).result(60)
-        assert len(vectors) == 2
-        assert tokens > 2
+        found = pool.embed(pool.base, ["a film", "b"]).result(60)
+        assert len(found.values) == 2
+        assert found.prompt > 2 and found.cached == 0
         with pytest.raises(ConfigError) as error:
             Asker(pool).begin(pool.base, TEXT)
         assert error.value.code == "E-CONFIG-281"

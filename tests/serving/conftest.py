@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 
 from sapwood.errors import ConfigError, ModelError, ResourceError
 from sapwood.interfaces import Answer, Frame, Span
-from sapwood.pool.wish import About, Busy, TokenLog, Update, Wish
+from sapwood.pool.wish import About, Busy, Found, TokenLog, Update, Wish
 from sapwood.serving.app import make_app
 from sapwood.serving.desk import Desk
 from sapwood.serving.registry import Registry
@@ -46,7 +46,8 @@ class FakeEngine:
     """Says back the words of a prompt, one token after the other, each wish in a thread of its own.
 
     A model whose name begins with "slow" waits 50 ms a token, "stuck" for ever, "broken" fails
-    after two tokens, "torn" after none. `capacity`: requests at once before `Busy`.
+    after two tokens, "torn" after none; of "alone" it is not known what was cached. `capacity`:
+    requests at once before `Busy`.
     """
 
     def __init__(self, names: Sequence[str] = ("reviews",), *, capacity: int = 64) -> None:
@@ -169,18 +170,20 @@ class FakeEngine:
         threading.Thread(target=work, daemon=True).start()
         return future
 
-    def classify(self, model: str, texts: Sequence[str]) -> Future[list[dict[str, float]]]:
+    def classify(self, model: str, texts: Sequence[str]) -> Future[Found[dict[str, float]]]:
         self._check(model)
         if model == self.base:
             raise ConfigError("E-CONFIG-281", f"'{model}' labels no texts.")
         if model.startswith("slow"):
-            return self._later(lambda: [time.sleep(0.5)] and [{"bad": 1.0} for _ in texts])
-        return self._later(
-            lambda: [{"bad": 0.25, "good": 0.75} if "fine" in text else {"bad": 0.9, "good": 0.1}
-                     for text in texts]
-        )  # fmt: skip
+            one = {"bad": 1.0}
+            return self._later(lambda: time.sleep(0.5) or Found(values=[one for _ in texts]))
+        rows = [{"bad": 0.25, "good": 0.75} if "fine" in text else {"bad": 0.9, "good": 0.1}
+                for text in texts]  # fmt: skip
+        read = sum(5 + len(text.split()) for text in texts)
+        cached = None if model.startswith("alone") else 5 * len(texts)
+        return self._later(lambda: Found(values=rows, prompt=read, cached=cached))
 
-    def extract(self, model: str, texts: Sequence[str]) -> Future[list[Answer]]:
+    def extract(self, model: str, texts: Sequence[str]) -> Future[Found[Answer]]:
         self._check(model)
 
         def found(text: str) -> Answer:
@@ -189,14 +192,18 @@ class FakeEngine:
             frame = Frame(label="first", head=Span(start=0, end=end), arguments=(role,))
             return Answer(words="first: " + text[:end], frames=(frame, Frame(label="whole")))
 
-        return self._later(lambda: list(map(found, texts)))
+        read = sum(5 + len(text.split()) for text in texts)
+        return self._later(
+            lambda: Found(values=list(map(found, texts)), prompt=read, cached=5 * len(texts),
+                          written=2 * len(texts))
+        )  # fmt: skip
 
-    def embed(self, model: str, texts: Sequence[str]) -> Future[tuple[list[list[float]], int]]:
+    def embed(self, model: str, texts: Sequence[str]) -> Future[Found[list[float]]]:
         self._check(model)
         return self._later(
-            lambda: (
-                [[float(len(text)), 0.5, -0.25] for text in texts],
-                sum(len(text.split()) for text in texts),
+            lambda: Found(
+                values=[[float(len(text)), 0.5, -0.25] for text in texts],
+                prompt=sum(len(text.split()) for text in texts),
             )
         )
 
@@ -291,7 +298,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Any]:
     """A server with models of each manner, for tests that change nothing."""
-    names = ("reviews", "slow-one", "broken-one", "torn-one")
+    names = ("reviews", "slow-one", "broken-one", "torn-one", "alone-one")
     with served(FakeEngine(names), Settings(key=KEY, admin_key=ADMIN_KEY), None) as one:
         yield one
 

@@ -357,8 +357,8 @@ def test_meters_count_by_names_that_are_bounded(client: Any, eventually: Any) ->
     for line in (
         f'sapwood_requests_total{{model="reviews",route="{WRITE}",status="200"}} 3.0',
         f'sapwood_requests_total{{model="other",route="{WRITE}",status="404"}} 50.0',
-        'sapwood_tokens_total{kind="prompt",model="reviews"} 21.0',
-        'sapwood_tokens_total{kind="cached",model="reviews"} 9.0',
+        'sapwood_tokens_total{kind="prompt",model="reviews"} 27.0',
+        'sapwood_tokens_total{kind="cached",model="reviews"} 14.0',
         'sapwood_tokens_total{kind="written",model="reviews"} 9.0',
         'sapwood_first_token_seconds_count{model="reviews"} 3.0',
         'sapwood_between_tokens_seconds_count{model="reviews"} 6.0',

@@ -191,9 +191,16 @@ def test_classify(raw: httpx.Client) -> None:
                 {"label": "good", "probability": 0.75}, {"label": "bad", "probability": 0.25},
             ],
         }],
+        "usage": {
+            "prompt_tokens": 8, "total_tokens": 8, "prompt_tokens_details": {"cached_tokens": 5},
+        },
     }  # fmt: skip
     many = raw.post("/v1/classify", json={"model": "reviews", "input": ["fine", "dull"]}).json()
     assert [row["label"] for row in many["data"]] == ["good", "bad"]
+    assert many["usage"]["prompt_tokens"] == 12
+    assert many["usage"]["prompt_tokens_details"] == {"cached_tokens": 10}
+    alone = raw.post("/v1/classify", json={"model": "alone-one", "input": "dull"}).json()
+    assert alone["usage"] == {"prompt_tokens": 6, "total_tokens": 6}  # what is cached is not known
     refused = raw.post("/v1/classify", json={"model": "small", "input": "x"})
     assert refused.status_code == 400 and refused.json()["error"]["code"] == "E-CONFIG-281"
 
@@ -208,6 +215,24 @@ def test_extract_counts_characters(raw: httpx.Client) -> None:
     }
     assert row["frames"][1] == {"label": "whole", "head": None, "arguments": []}
     assert row["words"] == "first: 北京"
+    assert answer["usage"] == {
+        "prompt_tokens": 9, "total_tokens": 11, "completion_tokens": 2,
+        "prompt_tokens_details": {"cached_tokens": 5},
+    }  # fmt: skip
+
+
+def test_the_document_tells_what_reading_answers(raw: httpx.Client) -> None:
+    document = raw.get("/openapi.json").json()
+    shapes = document["components"]["schemas"]
+    for path, name in (("classify", "Classified"), ("extract", "Extracted"),
+                       ("embeddings", "Vectors")):  # fmt: skip
+        answers = document["paths"][f"/v1/{path}"]["post"]["responses"]["200"]
+        shown = answers["content"]["application/json"]["schema"]["$ref"]
+        assert shown == f"#/components/schemas/{name}"
+        assert set(shapes[name]["required"]) == {"object", "model", "usage", "data"}
+    assert set(shapes["Usage"]["properties"]) == {
+        "prompt_tokens", "total_tokens", "completion_tokens", "prompt_tokens_details",
+    }  # fmt: skip
 
 
 def test_an_error_before_the_first_word_has_its_status(client: openai.OpenAI) -> None:

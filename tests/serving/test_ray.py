@@ -21,6 +21,7 @@ import openai
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from tests.pool.conftest import finding
 
 from sapwood.errors import ConfigError, ResourceError
 from sapwood.evaluation import Bases
@@ -30,7 +31,7 @@ from sapwood.methods.folder import write_method
 from sapwood.methods.together import parse
 from sapwood.models.choosing import Sampling
 from sapwood.pool.pool import Pool, open_pool
-from sapwood.pool.wish import Busy, Update, Wish
+from sapwood.pool.wish import Busy, Found, Update, Wish
 from sapwood.serving import ray as on_ray
 from sapwood.serving.replicas import Refusal, received, sent
 
@@ -79,6 +80,7 @@ def folders(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
         found[name].parent.mkdir(exist_ok=True)
         write_method(parts.stored(net), method, found[name], base="small", transposed=False)
         parts.detach(net)
+    found["finder"] = finding(Bases(RUNTIME), str(small_base), root / "given" / "finder")
     return found
 
 
@@ -148,8 +150,8 @@ class Cluster:
 def cluster(
     small_base: Path, folders: dict[str, Path], small_run: Any, tmp_path_factory: Any
 ) -> Iterator[Cluster]:
-    """A cluster with three LoRAs and a run that labels."""
-    given = [*(folders[name] for name in NAMES), small_run.out]
+    """A cluster with three LoRAs, one that finds entities, and a run that labels."""
+    given = [*(folders[name] for name in (*NAMES, "finder")), small_run.out]
     log = tmp_path_factory.mktemp("log") / "log"
     made = Cluster(small_base, given, folders["late"].parent, log)
     yield made
@@ -181,6 +183,16 @@ def alone(small_base: Path, folders: dict[str, Path], small_run: Any) -> Iterato
     made.stop(1)
 
 
+def usage_of(found: Found[Any]) -> dict[str, Any]:
+    usage: dict[str, Any] = {"prompt_tokens": found.prompt}
+    usage["total_tokens"] = found.prompt + found.written
+    if found.written:
+        usage["completion_tokens"] = found.written
+    if found.cached is not None:
+        usage["prompt_tokens_details"] = {"cached_tokens": found.cached}
+    return usage
+
+
 def says(pool: Pool, model: str, text: str) -> str:
     updates: list[Update] = []
     pool.write(Wish(model=model, text=text, sampling=Sampling(tokens=12)), updates.append)
@@ -198,7 +210,7 @@ def test_copies_answer_as_one_pool_and_each_adaptation_has_its_copy(
     cluster: Cluster, alone: Pool
 ) -> None:
     with openai.OpenAI(base_url=f"{cluster.url}/v1", api_key=KEY, max_retries=0) as client:
-        assert {m.id for m in client.models.list()} == {"small", *NAMES, "out", "late"}
+        assert {m.id for m in client.models.list()} == {"small", *NAMES, "finder", "out", "late"}
         for turn in range(6):
             for name in (*NAMES, "small"):
                 text = f"the film of day {turn}"
@@ -212,17 +224,29 @@ def test_copies_answer_as_one_pool_and_each_adaptation_has_its_copy(
                 assert whole.usage is not None and whole.usage.completion_tokens > 0
     assert len({says(alone, name, "the film") for name in (*NAMES, "small")}) == 4
     texts = ["great film", "dull plot"]
-    rows = alone.classify("out", texts).result(60)
+    labelled = alone.classify("out", texts).result(60)
+    rows = labelled.values
     answer = cluster.client.post("/v1/classify", json={"model": "out", "input": texts}).json()
+    assert answer["usage"] == usage_of(labelled)
     for row, said in zip(rows, answer["data"], strict=True):
         given = {x["label"]: x["probability"] for x in said["labels"]}
         assert given == pytest.approx(row, abs=1e-4)
-    vectors, _ = alone.embed("small", ["a film"]).result(60)
+    vectors = alone.embed("small", ["a film"]).result(60).values
     answer = cluster.client.post("/v1/embeddings", json={"model": "small", "input": "a film"})
     assert answer.json()["data"][0]["embedding"] == pytest.approx(vectors[0], abs=1e-4)
+    texts = ["Anna saw Rome", "nobody", "北京 is far 😀 away"]
+    found = alone.extract("finder", texts).result(60)
+    answer = cluster.client.post("/v1/extract", json={"model": "finder", "input": texts}).json()
+    assert answer["usage"] == usage_of(found) and found.written > 0
+    assert [row["words"] for row in answer["data"]] == [one.words for one in found.values]
+    for row, one in zip(answer["data"], found.values, strict=True):
+        heads = [(f.label, f.head.start, f.head.end) for f in one.frames if f.head]
+        assert [(f["label"], f["head"]["start"], f["head"]["end"]) for f in row["frames"]] == heads
+    (said,) = [m for m in cluster.client.get("/v1/models").json()["data"] if m["id"] == "finder"]
+    assert (said["queries"], said["tokens"], said["task"]) == (3, found.written, "entities")
     counted = cluster.copies()
     assert [list(counted[name].values()) for name in NAMES] == [[12], [12], [12]]
-    held = (*NAMES, "out")
+    held = (*NAMES, "finder", "out")
     assert len({copy for name in held for copy in counted[name]}) == 2  # both have some
 
 

@@ -201,7 +201,7 @@ def test_every_problem_is_told_at_once(tmp_path: Path, adaptation: Any) -> None:
         f"{TENSORS}: 'b' has the format 'X'; known are {formats}",
         "run.py: it is code",
     ]
-    assert "remove what does not belong there" in caught.value.fix
+    assert "copy the folder again, whole, and remove what does not belong there" in caught.value.fix
 
 
 def test_a_vast_header_is_told_in_bounds(tmp_path: Path, adaptation: Any) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from sapwood.errors import ModelError
 from sapwood.interfaces import Answer, Frame, Span
-from sapwood.pool.wish import Update
+from sapwood.pool.wish import Found, Update
 from sapwood.studio.app import studio_app
 from sapwood.studio.guarding import Door
 from sapwood.studio.running import Runs
@@ -49,7 +49,7 @@ class FakeEngine:
 
     def classify(self, model, texts):
         done = Future()
-        done.set_result([{"negative": 0.25, "positive": 0.75} for _ in texts])
+        done.set_result(Found(values=[{"negative": 0.25, "positive": 0.75} for _ in texts]))
         return done
 
     def extract(self, model, texts):
@@ -57,7 +57,7 @@ class FakeEngine:
         head = Span(start=at, end=at + 3)
         frames = (Frame(label="PER", head=head),) if at >= 0 else ()
         done = Future()
-        done.set_result([Answer(frames=frames)])
+        done.set_result(Found(values=[Answer(frames=frames)]))
         return done
 
     def write(self, wish, tell):
@@ -72,6 +72,23 @@ class FakeEngine:
     def stop(self, seconds):
         self.stopped = True
         return 0
+
+
+class Finder(FakeEngine):
+    """Finds what it is told to, and keeps what it was asked."""
+
+    def __init__(self, frames=()):
+        super().__init__()
+        self.frames, self.asked = frames, []
+
+    def classify(self, model, texts):
+        self.asked += texts
+        return super().classify(model, texts)
+
+    def extract(self, model, texts):
+        done = Future()
+        done.set_result(Found(values=[Answer(frames=self.frames)]))
+        return done
 
 
 class Client:
@@ -212,3 +229,23 @@ def take(workspace):
         return workspace.take(name or path.name, room)
 
     return taken
+
+
+@pytest.fixture
+def tried(make, tmp_path, small_run, small_base):
+    """Maker of a client at a finished run of a task: `tried(task, rows, engine)`."""
+
+    def made(task, rows, engine):
+        path = tmp_path / "rows.jsonl"
+        path.write_text("\n".join(json.dumps(row) for row in rows))
+        client = Client(make(opener=lambda base: engine))
+        assert client.bring(path).status_code == 201
+        studio = client.app.state.studio
+        project = studio.workspace.project("rows")
+        studio.baselines.wait(project, 60)
+        run = finish(project.save(task=task), small_run, small_base)
+        report = json.loads((run.out / "report.json").read_text())
+        (run.out / "report.json").write_text(json.dumps({**report, "task": task}))
+        return client
+
+    return made

@@ -9,11 +9,17 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
+from tests.studio.conftest import Finder
+from tests.studio.test_trying import EVENT, RELATIONS, TEXT, rows_of
 
 WIDTHS = (400, 900, 1400)
 CHROMIUM = next(
@@ -178,4 +184,47 @@ def test_a_file_that_cannot_be_read_says_so(page, address, tmp_path):
     page.wait_for_url("**/p/odd/data")
     assert "cannot tell which columns" in page.locator(".notice").inner_text()
     eye.look("unread")
+    assert page.complaints == []
+
+
+@pytest.fixture
+def shown(tried):
+    """Opener of a server at a finished run of a task, over an engine that finds what it is told."""
+    servers = []
+
+    def opened(task, rows, frames=()):
+        with ThreadPoolExecutor(1) as aside:  # this thread has the browser's loop
+            client = aside.submit(tried, task, rows, Finder(frames)).result()
+        config = uvicorn.Config(client.app, port=0, log_config=None)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        servers.append((server, thread))
+        while not server.started:
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        return f"http://127.0.0.1:{port}/p/rows/try"
+
+    yield opened
+    for server, thread in servers:
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+@pytest.mark.parametrize("task", ["pairs", "relations", "events"])
+def test_pairs_relations_and_events_are_tried(page, shown, tmp_path, task, lang):
+    frames = {"pairs": (), "relations": RELATIONS, "events": (EVENT,)}[task]
+    page.goto(shown(task, rows_of(task), frames) + f"?lang={lang}")
+    if task == "pairs":
+        assert page.locator("[name=head]").input_value() == "Ann"
+        page.locator("[name=tail]").fill("Bo left")
+    else:
+        page.locator("#text").fill(TEXT if task == "relations" else "Ann sold car & fled")
+    page.keyboard.press("Control+Enter") if task != "pairs" else page.keyboard.press("Enter")
+    page.locator("article:last-of-type .reply mark").first.wait_for()
+    answer = page.locator("article.won .reply")
+    wanted = {"pairs": "Bo left", "relations": "Ann PER — met → Bo PER", "events": "Seller"}[task]
+    assert wanted in " ".join(answer.inner_text().split())
+    Eye(page, tmp_path).look(f"try-{task}-{lang}")
     assert page.complaints == []

@@ -2,13 +2,15 @@
 
 The first line says when the run began, the last how it ended. While it runs it holds a lock beside
 the file, which the system lets go however the process ends. A file of the same name that ends in
-".stop" asks the run to end as Ctrl-C does.
+".stop" asks the run to end as Ctrl-C does. What a full disk does not take is lost, and the run goes
+on: it is for others to see, and a run says itself what of its own cannot be written.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +33,7 @@ class Journal:
 
     def __init__(self, path: Path | None) -> None:
         self.path, self._last, self._file = path, 0.0, None if path is None else self._open(path)
+        self._torn = False  # whether the last line is half a line
 
     def _open(self, path: Path) -> Any:
         from filelock import FileLock, Timeout
@@ -46,7 +49,7 @@ class Journal:
                     f"Another run writes its events to {path}.",
                     fix="wait until it has ended, or name another file with --events",
                 ) from None
-            return path.open("a", encoding="utf-8")
+            return path.open("ab", buffering=0)  # so that it is known how much was written
 
     @property
     def asked_to_stop(self) -> bool:
@@ -62,9 +65,12 @@ class Journal:
         self._write(asdict(event))
 
     def _write(self, line: dict[str, Any]) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps({**line, "at": time.time()}, ensure_ascii=False) + "\n")
-            self._file.flush()
+        if self._file is None:
+            return
+        told = json.dumps({**line, "at": time.time()}, ensure_ascii=False) + "\n"
+        content = ("\n" * self._torn + told).encode("utf-8", "replace")
+        with suppress(OSError):
+            self._torn = self._file.write(content) < len(content)
 
     def __enter__(self) -> Journal:
         self._write({"kind": "began"})

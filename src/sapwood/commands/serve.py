@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import re
 import shlex
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from sapwood.commands.naming import base_of, sort_out
 from sapwood.commands.wording import locale_language
 from sapwood.errors import ConfigError, ResourceError, SapwoodError
 
@@ -143,12 +145,12 @@ def command(what: tuple[str, ...], **given: Any) -> None:
         return
     from sapwood.serving.running import listen, serve_many
 
-    listening = listen(plan.settings)
-    if given["workers"] == 1:
-        sys.exit(_serve(plan, listening, as_json=given["as_json"]))
-    _say_begin(plan, listening, given["workers"])
-    work = Worker(plan=plan, as_json=given["as_json"])
-    sys.exit(serve_many(work, given["workers"], listening, plan.settings.drain))
+    with listen(plan.settings) as listening:
+        if given["workers"] == 1:
+            sys.exit(_serve(plan, listening, as_json=given["as_json"]))
+        _say_begin(plan, listening, given["workers"])
+        work = Worker(plan=plan, as_json=given["as_json"])
+        sys.exit(serve_many(work, given["workers"], listening, plan.settings.drain))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +175,7 @@ def _plan(what: tuple[str, ...], given: Mapping[str, Any]) -> Plan:
         admin_key=_key(given["admin_key_file"], ADMIN_KEY),
         drain=given["drain"],
     )
-    bases, folders = _sorted(what)
+    bases, folders = sort_out(what)
     held = [*folders.values(), *_in_registry(given["registry"])]
     found = {base for folder in held if (base := base_of(folder))}
     named = {given["base"]} if given["base"] else {*bases, *found}
@@ -205,82 +207,9 @@ def _in_registry(root: Path | None) -> list[Path]:
 
 
 def _key(path: Path | None, variable: str) -> str:
-    if path is None:
-        return os.environ.get(variable, "")
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ConfigError("E-CONFIG-291", f"The key file {path} cannot be read: {why}.") from None
+    from sapwood.serving.settings import read_key
 
-
-def _sorted(what: tuple[str, ...]) -> tuple[list[str], dict[str, Path]]:
-    """Return which of the arguments are bases, and adaptations by the names they get."""
-    bases: list[str] = []
-    folders: dict[str, Path] = {}
-    for word in what:
-        folder = adaptation_at(Path(word))
-        if folder is None:
-            bases.append(word)
-            continue
-        name = name_of(Path(word), folder)
-        if name in folders:
-            raise ConfigError(
-                "E-CONFIG-309",
-                f"Two adaptations would be called '{name}'.",
-                fix="rename one of the folders, or put both into a --registry",
-            )
-        folders[name] = folder
-    return bases, folders
-
-
-def adaptation_at(path: Path) -> Path | None:
-    """Return the adaptation that a folder is or holds, or None."""
-    from sapwood.adaptation import MAIN
-    from sapwood.methods.folder import FILES
-
-    for folder in (path, path / "adaptation"):
-        if any((folder / file).is_file() for file in (MAIN, *FILES)):
-            return folder
-    return None
-
-
-def name_of(path: Path, folder: Path) -> str:
-    """Return the name that an adaptation is served by, from that of its run or folder.
-
-    >>> name_of(Path("runs/My Reviews"), Path("runs/My Reviews/adaptation"))
-    'my-reviews'
-    """
-    shown = path.resolve()
-    if shown.name == "adaptation" and folder == path:
-        shown = shown.parent
-    return re.sub(r"[^a-z0-9._-]+", "-", shown.name.lower()).strip("-.")[:64] or "adaptation"
-
-
-def base_of(folder: Path) -> str:
-    """Return the name of the base that an adaptation says it is for, or ""."""
-    from sapwood.adaptation import MAIN
-
-    try:
-        said = json.loads((folder / MAIN).read_text(encoding="utf-8"))
-        return str((said.get("base") or {}).get("name") or "")
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, AttributeError):
-        return ""  # whoever loads it says what is wrong
-    try:
-        said = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        return _ours(str(said.get("base_model_name_or_path") or ""))
-    except (OSError, ValueError, AttributeError):
-        return ""
-
-
-def _ours(name: str) -> str:
-    """Return the name of our own copy of a base that PEFT calls by its hub id."""
-    from sapwood.models.store import BASES
-
-    upstream = {entry.upstream: own for own, entry in BASES.items()}
-    return upstream.get(name, name)
+    return os.environ.get(variable, "") if path is None else read_key(path)
 
 
 def _serve(plan: Plan, listening: socket.socket, *, as_json: bool, quiet: bool = False) -> int:
@@ -295,6 +224,8 @@ def _serve(plan: Plan, listening: socket.socket, *, as_json: bool, quiet: bool =
     raise_malloc_thresholds()
     registry = Registry(plan.registry) if plan.registry else None
     runtime = choose_runtime(plan.device, plan.dtype)
+    if not (quiet or multiprocessing.parent_process()):  # else it was told for all of them
+        _say_begin(plan, listening)
     engine = open_pool(plan.base, {}, runtime=runtime, **plan.room)
     try:
         desk = Desk(engine, plan.settings, registry)
@@ -333,13 +264,22 @@ def _open_registry(desk: Desk, registry: Registry | None) -> None:
         try:
             desk.open(name, registry.folder(inside))
         except SapwoodError as error:
-            click.echo(f"not served: {name}\n{error}", err=True)
+            _talk(f"not served: {name}\n{error}")
 
 
-def _say_begin(plan: Plan, listening: socket.socket, workers: int) -> None:
+def _talk(line: str) -> None:
+    """Tell something on stderr; where that has no room, it is lost rather than in the way."""
+    with suppress(OSError):
+        click.echo(line, err=True)
+
+
+def _say_begin(plan: Plan, listening: socket.socket, workers: int = 1) -> None:
+    """Tell what takes its time: those that write answer as they did when they were saved."""
     from sapwood.serving.running import address_of
 
-    click.echo(f"{workers} processes load {plan.base} for {address_of(listening)}.", err=True)
+    who = f"{workers} processes load" if workers > 1 else "Loading"
+    tried = "; what was recorded of its adaptations is asked again" if plan.folders else ""
+    _talk(f"{who} {plan.base} for {address_of(listening)}{tried} ...")
 
 
 def _say_ready(desk: Any, listening: socket.socket, where: str, as_json: bool) -> None:
@@ -354,19 +294,37 @@ def _say_ready(desk: Any, listening: socket.socket, where: str, as_json: bool) -
     others = [f"{m.name} ({m.task or 'a method'})" for m in models[1:13]]
     more = len(models) - 13
     shown = ", ".join([*others, *([f"and {more} more"] if more > 0 else [])])
-    click.echo(f"{models[0].name} on {where}" + (f", with {shown}" if shown else ""), err=True)
-    click.echo(f"{address} answers. Ctrl-C ends it. Ask it:", err=True)
+    _talk(f"{models[0].name} on {where}" + (f", with {shown}" if shown else ""))
+    _talk(f"{address} answers. Ctrl-C ends it. Ask it:")
     click.echo(asked)
 
 
 def curl(address: str, model: Any, *, locked: bool) -> str:
     """Return a command that asks a model what it is for."""
-    chinese = locale_language() == "zh"
-    text = "这部电影很好看。" if chinese else "a lovely film with a great cast"
-    route, body = _question(model, text)
+    route, body = _question(model, _example(model.task))
     key = f' -H "Authorization: Bearer ${KEY}"' if locked else ""
     said = json.dumps({"model": model.name, **body}, ensure_ascii=False)
     return f"curl {address}{route}{key} -H 'Content-Type: application/json' -d {shlex.quote(said)}"
+
+
+def _example(task: str) -> str:
+    """Return a text that a task says something about; of a pair, its parts have their marks."""
+    from sapwood.tasks.bio import HEAD, TAIL
+
+    chinese = locale_language() == "zh"
+    if task == "pairs":
+        person, place = ("李白", "长安") if chinese else ("Ada Lovelace", "London")
+        between, end = ("住在", "。") if chinese else (" lived in ", ".")
+        return f"{HEAD[0]}{person}{HEAD[1]}{between}{TAIL[0]}{place}{TAIL[1]}{end}"
+    if task == "events":
+        return (
+            "公司周一宣布裁员500人。" if chinese else "Hackers stole the data of a bank on Monday."
+        )
+    if task in ("entities", "relations"):
+        return (
+            "李白在长安遇见了杜甫。" if chinese else "Ada Lovelace met Charles Dickens in London."
+        )
+    return "这部电影很好看。" if chinese else "a lovely film with a great cast"
 
 
 def _question(model: Any, text: str) -> tuple[str, dict[str, Any]]:

@@ -61,7 +61,11 @@ def command(
 
     settings = Settings(host=host, port=port, key=os.environ.get(KEY, ""))
     usual = lang or locale_language() or "en"
-    app = studio.studio_app(folder, door=Door(key=settings.key), lang=usual)
+    try:
+        app = studio.studio_app(folder, door=Door(key=settings.key), lang=usual)
+    except ResourceError as error:
+        fix = "free some space, or choose another --folder"
+        raise ResourceError(error.code, error.what, fix=fix) from None
     both = studio.Beside(app, _Api(app.state.studio.room, settings))
     listening = listen(settings)
     address = address_of(listening) + "/"

@@ -29,7 +29,7 @@ from sapwood.pool.resident import Resident
 from sapwood.pool.room import called, longest_row, shadow
 from sapwood.pool.running import Runner
 from sapwood.pool.shelf import Shelf
-from sapwood.pool.wish import About, Busy, TokenLog, Update, Wish
+from sapwood.pool.wish import About, Busy, Found, TokenLog, Update, Wish
 from sapwood.pool.words import Words
 
 _LOOK = 0.02  # seconds between looks at whether all is answered
@@ -113,17 +113,17 @@ class Pool:
         self._submit(self._begin, written)
         return written
 
-    def classify(self, model: str, texts: Sequence[str]) -> Future[list[dict[str, float]]]:
+    def classify(self, model: str, texts: Sequence[str]) -> Future[Found[dict[str, float]]]:
         """See `Engine`."""
         self.shelf.check(model)
         return self._submit(self.answers.classify, model, texts)
 
-    def extract(self, model: str, texts: Sequence[str]) -> Future[list[Answer]]:
+    def extract(self, model: str, texts: Sequence[str]) -> Future[Found[Answer]]:
         """See `Engine`."""
         self.shelf.check(model)
         return self._submit(self.answers.extract, model, texts)
 
-    def embed(self, model: str, texts: Sequence[str]) -> Future[tuple[list[list[float]], int]]:
+    def embed(self, model: str, texts: Sequence[str]) -> Future[Found[list[float]]]:
         """See `Engine`."""
         self.shelf.check(model)
         return self._submit(self.answers.embed, model, texts)

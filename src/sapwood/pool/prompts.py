@@ -102,6 +102,10 @@ class Prompts:
         self.check(len(ids), 0)
         return ids
 
+    def count(self, text: str) -> int:
+        """Return how many tokens a text has."""
+        return len(self._ids(text, True))
+
     def _ids(self, text: str, special: bool) -> list[int]:
         coded = self.tokenizer(text, add_special_tokens=special, verbose=False)
         return [int(token) for token in coded["input_ids"]]

@@ -130,7 +130,7 @@ def _check_base(ref: BaseRef, bases: Bases, base: str) -> None:
             "E-MODEL-050",
             f"The base served here, '{base}', is not the one this adaptation was made for.",
             details=[f"made for '{ref.name}', {ref.sha256[:16]}; served is {own.sha256[:16]}"],
-            fix=f"serve it with its own base: sapwood serve {ref.name}",
+            fix=f"serve it over its own base: --base {ref.name}",
         )
 
 

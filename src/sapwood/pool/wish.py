@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from sapwood.errors import ResourceError, SapwoodError
 from sapwood.interfaces import Answer, Turn
 from sapwood.models.choosing import Sampling
+
+T = TypeVar("T")
 
 
 class Busy(ResourceError):
@@ -77,6 +79,21 @@ class Update:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Found(Generic[T]):
+    """A value for each text that was read, and the tokens that it took.
+
+    `prompt`: tokens that were read, context and prefix included, `cached` of which were not
+    computed for this request. Of an adaptation that is asked alone, `prompt` counts its texts and
+    `cached` is None, not known. `written`: tokens of answers that were written.
+    """
+
+    values: list[T]
+    prompt: int = 0
+    cached: int | None = 0
+    written: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class About:
     """What is known of one served model.
 
@@ -136,16 +153,16 @@ class Engine(Protocol):
         """
         ...
 
-    def classify(self, model: str, texts: Sequence[str]) -> Future[list[dict[str, float]]]:
+    def classify(self, model: str, texts: Sequence[str]) -> Future[Found[dict[str, float]]]:
         """Return the probability of each label for each text."""
         ...
 
-    def extract(self, model: str, texts: Sequence[str]) -> Future[list[Answer]]:
+    def extract(self, model: str, texts: Sequence[str]) -> Future[Found[Answer]]:
         """Return what an extraction adaptation finds in each text."""
         ...
 
-    def embed(self, model: str, texts: Sequence[str]) -> Future[tuple[list[list[float]], int]]:
-        """Return a vector for each text, and the tokens that were read."""
+    def embed(self, model: str, texts: Sequence[str]) -> Future[Found[list[float]]]:
+        """Return a vector for each text."""
         ...
 
     def open(self, name: str, folder: Path) -> About:

@@ -20,7 +20,7 @@ from prometheus_client import Counter
 
 from sapwood.errors import ConfigError, ResourceError, SapwoodError
 from sapwood.interfaces import Answer
-from sapwood.pool.wish import About, Busy, Update, Wish
+from sapwood.pool.wish import About, Busy, Found, Update, Wish
 from sapwood.registry import did_you_mean
 from sapwood.serving.replicas import Reply, Wanted, received
 
@@ -152,11 +152,11 @@ class _Served:
             else:
                 self._known.pop(wanted.name, None)
 
-    def count(self, model: str, tokens: int = 0) -> None:
-        """Count one answered query."""
+    def count(self, model: str, tokens: int, *, queries: int = 1) -> None:
+        """Count answered queries."""
         with self._lock:
             before = self._counts.get(model, (0, 0))
-            self._counts[model] = before[0] + 1, before[1] + tokens
+            self._counts[model] = before[0] + queries, before[1] + tokens
 
 
 class ClusterEngine:
@@ -208,15 +208,15 @@ class ClusterEngine:
         self._line.soon(self._writing(asked, wanted, wish, tell))
         return asked
 
-    def classify(self, model: str, texts: Sequence[str]) -> Future[list[dict[str, float]]]:
+    def classify(self, model: str, texts: Sequence[str]) -> Future[Found[dict[str, float]]]:
         """See `Engine`."""
         return self._read("classify", model, texts)
 
-    def extract(self, model: str, texts: Sequence[str]) -> Future[list[Answer]]:
+    def extract(self, model: str, texts: Sequence[str]) -> Future[Found[Answer]]:
         """See `Engine`."""
         return self._read("extract", model, texts)
 
-    def embed(self, model: str, texts: Sequence[str]) -> Future[tuple[list[list[float]], int]]:
+    def embed(self, model: str, texts: Sequence[str]) -> Future[Found[list[float]]]:
         """See `Engine`."""
         return self._read("embed", model, texts)
 
@@ -258,7 +258,7 @@ class ClusterEngine:
 
     async def _reading(self, how: str, wanted: Wanted, texts: list[str]) -> Any:
         reply = await self._line.ask(self._line.to(wanted.held).read, how, wanted, texts)
-        self._served.count(wanted.name)
+        self._served.count(wanted.name, reply.value.written, queries=len(texts))
         self.asked.labels(wanted.name, reply.copy).inc()
         return reply.value
 

@@ -87,8 +87,16 @@ class Desk:
             raise ConfigError(
                 "E-CONFIG-304", f"'{name}' is an alias.", fix="load it under another name"
             )
-        about = self.open(name, registry.folder(folder))
-        self._record(name, Loaded(folder=folder, digest=about.digest))
+        source = registry.folder(folder)
+        registry.check_room()  # what cannot be kept is not begun
+        known = self.serves(name)
+        about = self.open(name, source)
+        try:
+            self._record(name, Loaded(folder=folder, digest=about.digest))
+        except SapwoodError:
+            if not known:
+                self.engine.close(name)
+            raise
         return about
 
     def open(self, name: str, folder: Path) -> About:
@@ -113,8 +121,9 @@ class Desk:
                 f"The alias '{pointing[0]}' means '{name[:64]}'.",
                 fix="point it elsewhere first: POST /admin/alias",
             )
+        if self.serves(name):
+            self._record(name, None)  # first: where that fails, it is served as before
         self.engine.close(name)
-        self._record(name, None)
 
     def changeable(self) -> Registry:
         """Return the registry. Raises ConfigError (E-CONFIG-303) where there is none."""

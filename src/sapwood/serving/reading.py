@@ -13,6 +13,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from sapwood.interfaces import Answer, Frame, Span
+from sapwood.pool.wish import Found
+from sapwood.serving.answered import Classified, Extracted, Vectors
 from sapwood.serving.asked import Embedded, Read
 from sapwood.serving.desk import Desk
 from sapwood.serving.feed import while_there
@@ -27,38 +29,36 @@ def routes(desk: Desk) -> APIRouter:
     """Return the routes over a desk."""
     router = APIRouter(tags=["reading"], responses=dict(_ERRORS))
 
-    @router.post("/v1/classify")
+    @router.post("/v1/classify", responses={200: {"model": Classified}})
     async def classify(body: Read, request: Request) -> Response:
         """Return the labels of texts with their probabilities, the most probable first."""
         model, texts = await _model(desk, body, request), _texts(body)
         found = await _soon(desk, request, desk.engine.classify(model, texts))
-        data = [{"index": number, **_labels(row)} for number, row in enumerate(found)]
-        return JSONResponse({"object": "list", "model": model, "data": data})
+        data = [{"index": number, **_labels(row)} for number, row in enumerate(found.values)]
+        return _listed(request, data, found)
 
-    @router.post("/v1/extract")
+    @router.post("/v1/extract", responses={200: {"model": Extracted}})
     async def extract(body: Read, request: Request) -> Response:
         """Return what texts say, with the characters where they say it."""
         model, texts = await _model(desk, body, request), _texts(body)
         found = await _soon(desk, request, desk.engine.extract(model, texts))
         data = [
             {"index": number, **_frames(text, answer)}
-            for number, (text, answer) in enumerate(zip(texts, found, strict=True))
+            for number, (text, answer) in enumerate(zip(texts, found.values, strict=True))
         ]
-        return JSONResponse({"object": "list", "model": model, "data": data})
+        return _listed(request, data, found)
 
-    @router.post("/v1/embeddings")
+    @router.post("/v1/embeddings", responses={200: {"model": Vectors}})
     async def embeddings(body: Embedded, request: Request) -> Response:
         """Return a vector for each text."""
         model, texts = await _model(desk, body, request), _texts(body)
-        vectors, tokens = await _soon(desk, request, desk.engine.embed(model, texts))
-        visit_of(request.scope).prompt = tokens
+        found = await _soon(desk, request, desk.engine.embed(model, texts))
         packed = body.encoding_format == "base64"
         data = [
             {"object": "embedding", "index": number, "embedding": _packed(v) if packed else v}
-            for number, v in enumerate(vectors)
+            for number, v in enumerate(found.values)
         ]
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return JSONResponse({"object": "list", "model": model, "data": data, "usage": usage})
+        return _listed(request, data, found)
 
     return router
 
@@ -80,6 +80,21 @@ async def _soon(desk: Desk, request: Request, answer: Future[T]) -> T:
 
     until = visit_of(request.scope).arrived + desk.settings.limits.seconds
     return await while_there(request.receive, waiting(), until - time.perf_counter())
+
+
+def _listed(request: Request, data: list[dict[str, Any]], found: Found[Any]) -> Response:
+    """Return an answer with its usage, which the log and the meters hear of, too."""
+    visit = visit_of(request.scope)
+    visit.prompt, visit.cached, visit.written = found.prompt, found.cached or 0, found.written
+    usage: dict[str, Any] = {
+        "prompt_tokens": found.prompt,
+        "total_tokens": found.prompt + found.written,
+    }
+    if found.written:
+        usage["completion_tokens"] = found.written
+    if found.cached is not None:
+        usage["prompt_tokens_details"] = {"cached_tokens": found.cached}
+    return JSONResponse({"object": "list", "model": visit.model, "data": data, "usage": usage})
 
 
 def _labels(row: dict[str, float]) -> dict[str, Any]:

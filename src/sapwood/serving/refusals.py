@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 
 from sapwood.errors import ConfigError, DataError, ModelError, ResourceError, SapwoodError
 from sapwood.pool.wish import Busy
+from sapwood.serving.disk import FULL, for_askers
 
 # Codes whose class says too little of whose fault it is.
 _STATUS = {
@@ -25,6 +26,7 @@ _STATUS = {
     "E-CONFIG-304": 409,
     "E-CONFIG-306": 405,
     "E-RESOURCE-076": 504,
+    FULL: 507,
 }
 _TYPES = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error",
@@ -50,7 +52,7 @@ def status_of(error: SapwoodError) -> int:
 
 def body_of(error: SapwoodError, param: str | None = None) -> dict[str, Any]:
     """Return an error in the shape of the OpenAI API; `param`: the entry that it is about."""
-    status = status_of(error)
+    status, error = status_of(error), for_askers(error)
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     told = {"message": clean(str(error)), "type": kind, "param": param, "code": error.code}
     return {"error": told}

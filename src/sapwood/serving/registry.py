@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from sapwood.errors import ConfigError
-from sapwood.files import write_json
+from sapwood.files import told, write_json
 from sapwood.registry import did_you_mean
+from sapwood.serving.disk import check_room
 
 _NAME = re.compile(r"[a-z0-9_-][a-z0-9._-]{0,63}")
 _HISTORY = 100  # meanings of an alias that can be gone back to
+_ENTRY = 512  # bytes that one more entry needs at most: two names and a digest
 ALIASES, MODELS = "aliases.json", "models.json"
 
 
@@ -101,6 +103,10 @@ class Registry:
         """Keep that a name was loaded, or unloaded (None)."""
         said = {"folder": loaded.folder, "digest": loaded.digest} if loaded else None
         self._models.change(lambda found: {**found, name: said})
+
+    def check_room(self) -> None:
+        """Raise ResourceError where nothing more can be kept: the disk is full, or read-only."""
+        self._models.check_room()
 
     def aliases(self) -> dict[str, str]:
         """Return what each alias means now."""
@@ -203,10 +209,16 @@ class _Kept:
         """Replace the content by what `how` makes of it, one process at a time."""
         from filelock import FileLock
 
-        with FileLock(self._path.with_name(f".{self._path.name}.lock"), timeout=30):
+        lock = FileLock(self._path.with_name(f".{self._path.name}.lock"), timeout=30)
+        with told(self._path), lock:
             changed = how(self.read())
             write_json(self._path, changed)
             self._seen = (self.signature(), changed)
+
+    def check_room(self) -> None:
+        """Raise what `change` would where there is no room for one entry more."""
+        size = sum(self.signature()[2:])
+        check_room(self._path, size + _ENTRY)
 
     def _content(self) -> dict[str, Any]:
         try:

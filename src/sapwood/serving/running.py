@@ -6,6 +6,7 @@ a second signal waits no longer. An engine whose thread died ends the process wi
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import signal
 import socket
@@ -38,9 +39,17 @@ def listen(settings: Settings) -> socket.socket:
         raise ConfigError(
             "E-CONFIG-308",
             f"{settings.host}:{settings.port} cannot be listened on: {error.strerror or error}.",
-            fix="choose another --port; 0 takes any that is free",
+            fix=_way_out(error),
         ) from None
     return made
+
+
+def _way_out(error: OSError) -> str:
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return "give --host an address of this machine, such as 127.0.0.1"
+    if error.errno == errno.EACCES:
+        return "choose a --port from 1024 on; lower ones belong to the system"
+    return "choose another --port; 0 takes any that is free"
 
 
 def address_of(listening: socket.socket) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import os
+import stat
 from dataclasses import dataclass, field
 from hashlib import sha256
+from pathlib import Path
 
 from sapwood.errors import ConfigError
 
@@ -60,6 +63,28 @@ class Settings:
                 f"Without a key, {self.host} would let everybody who reaches it use this server.",
                 fix=f"export SAPWOOD_KEY=$({MAKE_KEY}), or --host 127.0.0.1",
             )
+
+
+def read_key(path: Path) -> str:
+    """Return the key in a file that only its owner may read. Raises ConfigError (E-CONFIG-291)."""
+    make = f"make one: (umask 077; {MAKE_KEY} > {path})"
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+        others = stat.S_IMODE(path.stat().st_mode) & 0o077 if os.name == "posix" else 0
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(
+            "E-CONFIG-291", f"The key file {path} cannot be read: {why}.", fix=make
+        ) from None
+    if not key:
+        raise ConfigError("E-CONFIG-291", f"The key file {path} is empty.", fix=make)
+    if others:
+        raise ConfigError(
+            "E-CONFIG-291",
+            f"The key file {path} is open to other users of this machine.",
+            fix=f"chmod 600 {path}",
+        )
+    return key
 
 
 def check_key(name: str, key: str) -> None:

@@ -17,7 +17,7 @@ from sapwood.serving.refusals import documented
 from sapwood.serving.visits import visit_of
 
 _ERRORS = documented(400, 401, 403, 404, 500, 503)
-_ADMIN_ERRORS = documented(400, 401, 403, 404, 408, 409, 413, 415, 500, 503)
+_ADMIN_ERRORS = documented(400, 401, 403, 404, 408, 409, 413, 415, 500, 503, 507)
 
 
 def routes(desk: Desk) -> APIRouter:

@@ -30,7 +30,7 @@ _PICKLES = (
 _CODE = (".py", ".pyc", ".so", ".sh", ".jinja")
 _KNOWN = {MAIN, CONTEXT, READOUT, ARRAYS, SETTINGS, RECORDS, *FILES}
 _SHOWN = {"README.md", "LICENSE", "NOTICE", "report.html", "report.json"}  # never read here
-_FIX = "remove what does not belong there, or make the adaptation again with Sapwood"
+_FIX = "copy the folder again, whole, and remove what does not belong there"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sapwood.config import VERSION
 from sapwood.errors import ConfigError, DataError, ModelError, ResourceError, SapwoodError
+from sapwood.serving.disk import FULL, for_askers
 from sapwood.studio import adapting, data, entrance, measuring, results, ship, trying
 from sapwood.studio.guarding import Door, Guard, TooLarge
 from sapwood.studio.pages import Studio
@@ -82,12 +83,14 @@ def _tell_errors(app: FastAPI, studio: Studio) -> None:
 def _status(error: SapwoodError) -> int:
     if isinstance(error, ConfigError | DataError | ModelError):
         return 400
+    if error.code == FULL:
+        return 507
     return 503 if isinstance(error, ResourceError) else 500
 
 
 def _told(studio: Studio, request: Request, error: SapwoodError, status: int) -> Response:
     """Return an error as a page, or as JSON to a script."""
-    said: dict[str, Any] = error.to_json()
+    said: dict[str, Any] = for_askers(error).to_json()
     if request.headers.get("x-requested-with") == "script":
         return JSONResponse(said, status_code=status)
     return studio.page(request, "error.jinja", status=status, error=said)

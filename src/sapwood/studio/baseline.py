@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sapwood.errors import SapwoodError
+from sapwood.errors import ResourceError, SapwoodError
 from sapwood.files import write_json
 from sapwood.studio.looking import NAMED, look, named
 from sapwood.studio.workspace import Project, read_object
@@ -34,6 +35,7 @@ class Baselines:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: dict[str, threading.Thread] = {}
+        self._unkept: dict[str, dict[str, Any]] = {}  # what could not be written
 
     def known(self, project: Project) -> dict[str, Any]:
         """Return {"state": "none" | "running" | "done" | "failed", "rows", "error"} as it is now.
@@ -45,7 +47,7 @@ class Baselines:
             thread = self._running.get(project.id)
         if thread is not None and thread.is_alive():
             return {"state": "running", "rows": [], "error": None}
-        kept = read_object(project.folder / "baselines.json")
+        kept = self._unkept.get(project.id) or read_object(_file(project))
         if kept is not None and kept.get("key") == look(project)["key"]:
             return kept
         return {"state": "none", "rows": [], "error": None}
@@ -54,7 +56,7 @@ class Baselines:
         """Measure, unless that is done or under way."""
         if self.known(project)["state"] in ("running", "done"):
             return
-        thread = threading.Thread(target=_kept, args=(project,), daemon=True)
+        thread = threading.Thread(target=self._keep, args=(project,), daemon=True)
         with self._lock:
             self._running[project.id] = thread
         thread.start()
@@ -66,8 +68,21 @@ class Baselines:
         if thread is not None:
             thread.join(seconds)
 
+    def _keep(self, project: Project) -> None:
+        found = _found(project)
+        self._unkept.pop(project.id, None)
+        try:
+            write_json(_file(project), found)
+        except ResourceError:  # a full disk: the page shows it as long as this server runs
+            self._unkept[project.id] = found
 
-def _kept(project: Project) -> None:
+
+def _file(project: Project) -> Path:
+    return project.folder / "baselines.json"
+
+
+def _found(project: Project) -> dict[str, Any]:
+    """Return what was measured, or why it was not."""
     found: dict[str, Any] = {"key": look(project)["key"], "state": "done", "error": None}
     try:
         found |= measure(project)
@@ -76,7 +91,7 @@ def _kept(project: Project) -> None:
     except Exception as error:  # a thread has nobody to tell it to but the page
         what = f"{type(error).__name__}: {error}"
         found |= {"state": "failed", "rows": [], "error": {"error": "E-INTERNAL-001", "what": what}}
-    write_json(project.folder / "baselines.json", found)
+    return found
 
 
 def measure(project: Project) -> dict[str, Any]:

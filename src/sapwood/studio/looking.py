@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -34,7 +35,8 @@ def look(project: Project) -> Look:
     if before is not None and before.get("key") == key:
         return before
     seen = {"key": key, **_looked(project)}
-    write_json(kept, seen)
+    with suppress(ResourceError):  # where it cannot be kept, it is seen again the next time
+        write_json(kept, seen)
     return seen
 
 
@@ -153,7 +155,8 @@ def mend(project: Project) -> tuple[str, ...]:
 
     task, columns = look(project)["task"], _columns(project.columns)
     table = read_task(project.data, task, columns=columns, classes=1)
-    clean = project.data.with_name(f"{project.id}-mended.jsonl")
+    names = (f"{project.id}-mended.jsonl", f"{project.id}-mended-2.jsonl")
+    clean = project.data.with_name(next(name for name in names if name != project.file))
     clean.unlink(missing_ok=True)
     done = write_fixed(check(table), table, clean)
     replace_data(project, clean.name)
@@ -161,9 +164,17 @@ def mend(project: Project) -> tuple[str, ...]:
 
 
 def replace_data(project: Project, file: str) -> Project:
-    """Make another file of the data folder the project's data, and take the old one away."""
+    """Make another file of the data folder the project's data, and take the old one away.
+
+    Where that cannot be written, the old one stays and the other is taken away.
+    """
     old = project.data
-    changed = project.save(file=file)
-    if changed.data != old:
-        old.unlink(missing_ok=True)
+    if file == project.file:
+        return project
+    try:
+        changed = project.save(file=file)
+    except ResourceError:
+        old.with_name(file).unlink(missing_ok=True)
+        raise
+    old.unlink(missing_ok=True)
     return changed

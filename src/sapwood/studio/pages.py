@@ -17,6 +17,7 @@ from fastapi import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from sapwood.errors import SapwoodError
+from sapwood.serving.disk import for_askers
 from sapwood.studio.baseline import Baselines
 from sapwood.studio.guarding import Door
 from sapwood.studio.looking import blocked, look
@@ -123,7 +124,7 @@ class Studio:
         """Send a browser on to a page, with a notice on it."""
         if text or error is not None:
             token = secrets.token_urlsafe(9)
-            notice = Notice(text=text, error=error.to_json() if error is not None else None)
+            notice = Notice(text=text, error=for_askers(error).to_json() if error else None)
             with self._lock:
                 self._notices[token] = notice
                 while len(self._notices) > _NOTICES:

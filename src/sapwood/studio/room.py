@@ -216,13 +216,13 @@ class Room:
 
 def labels(room: Room, column: Column, text: str) -> list[tuple[str, float]]:
     """Return the labels of a text with their probabilities, the likeliest first."""
-    found = room.model(column).classify(column.model, [text]).result(_ANSWERED)[0]
+    found = room.model(column).classify(column.model, [text]).result(_ANSWERED).values[0]
     return sorted(found.items(), key=lambda item: -item[1])
 
 
 def found(room: Room, column: Column, text: str) -> Answer:
     """Return what an extraction adaptation finds in a text."""
-    return room.model(column).extract(column.model, [text]).result(_ANSWERED)[0]
+    return room.model(column).extract(column.model, [text]).result(_ANSWERED).values[0]
 
 
 def written(

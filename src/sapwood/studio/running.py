@@ -8,6 +8,7 @@ one, sees the same and can do the same.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sapwood.errors import ConfigError
+from sapwood.errors import ConfigError, ResourceError
 from sapwood.files import told
 from sapwood.studio.looking import NAMED, blocked, look
 from sapwood.studio.story import Story
@@ -66,7 +67,11 @@ class Runs:
         with self._lock:
             self._check(project)
             run = project.new_run(asked)
-            self._go(project, run)
+            try:
+                self._go(project, run)
+            except ResourceError:  # a run that never began is none
+                shutil.rmtree(run.folder, ignore_errors=True)
+                raise
         return run
 
     def resume(self, project: Project, run: Run) -> None:

@@ -12,11 +12,14 @@ from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 
 from sapwood.errors import SapwoodError
+from sapwood.files import told
 from sapwood.pages.candidates import find
+from sapwood.serving.disk import whole_or_gone
 from sapwood.studio.looking import look
 from sapwood.studio.pages import Studio
+from sapwood.studio.questions import example_text, fields_of
 from sapwood.studio.shipping import adaptation_of, card_of, commands_of, pack, snippets
-from sapwood.studio.trying import Trial, base_of, first_text, trial_of
+from sapwood.studio.trying import Trial, base_of, trial_of
 
 
 def routes(studio: Studio) -> APIRouter:
@@ -44,10 +47,12 @@ def routes(studio: Studio) -> APIRouter:
     def download(identity: str, number: int) -> Response:
         project = studio.workspace.project(identity)
         folder = adaptation_of(project, project.run(number))
-        handle, path = tempfile.mkstemp(prefix="sapwood-", suffix=".zip")
-        with os.fdopen(handle, "wb") as file:
+        with told(Path(tempfile.gettempdir())):
+            handle, name = tempfile.mkstemp(prefix="sapwood-", suffix=".zip")
+        path = Path(name)
+        with whole_or_gone(path), os.fdopen(handle, "wb") as file:
             pack(folder, f"{identity}-{number}", file)
-        gone = BackgroundTask(Path(path).unlink, missing_ok=True)
+        gone = BackgroundTask(path.unlink, missing_ok=True)
         name = f"{identity}-{number}.zip"
         return FileResponse(path, filename=name, media_type="application/zip", background=gone)
 
@@ -67,7 +72,8 @@ def _shown(studio: Studio, request: Request, trial: Trial) -> dict[str, Any]:
     best = find(report, report.get("recommended")) or {}
     size = sum(p.stat().st_size for p in folder.iterdir() if p.is_file())
     address = str(request.base_url).rstrip("/")
-    text = first_text(look(project)) or "…"
+    seen = look(project)
+    text = example_text(fields_of(trial.task, seen), seen) or "…"
     return {
         "best": best, "size": size, "card": card_of(folder),
         "snippets": snippets(address, trial.task, project.id, text, key=bool(studio.door.key)),
@@ -86,5 +92,5 @@ def _served(studio: Studio, trial: Trial) -> dict[str, Any]:
         except SapwoodError as said:
             state, error = "failed", said
     error = error or studio.room.error(base)
-    told = error and error.to_json()
-    return {"state": state, "error": told, "model": trial.project.id, "run": trial.run}
+    why = error and error.to_json()
+    return {"state": state, "error": why, "model": trial.project.id, "run": trial.run}

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
-from markupsafe import Markup, escape
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
 from sapwood.errors import ConfigError, DataError, SapwoodError
-from sapwood.interfaces import Answer, Turn
+from sapwood.interfaces import Turn
 from sapwood.studio.adding import ADDABLE, add
 from sapwood.studio.forms import Form, Said
 from sapwood.studio.looking import look
+from sapwood.studio.marking import as_lines, ends_marked, in_words, marked, marks_of
 from sapwood.studio.pages import Studio
+from sapwood.studio.questions import ONE, Question, example_of, fields_of, question_of
 from sapwood.studio.results import chosen
 from sapwood.studio.room import WRITING, Column, columns_of, found, labels, written
 from sapwood.studio.workspace import Project, Run
 
 _TURNS = 40  # of a conversation
-_COLOURS = 6  # of entity types, then they begin again
 ONE_LABEL = ("classification", "pairs")
 
 
@@ -79,11 +79,12 @@ def routes(studio: Studio) -> APIRouter:
     @router.post("/try")
     def ask(request: Request, identity: str, form: Said, run: int = 0) -> Response:
         trial = _needed(studio, identity, run)
-        text = form.text("text")
-        said = {}
-        for column in trial.columns if text.strip() else ():
-            said[column.part] = _whole(studio, request, trial, column, text)
-        return _page(studio, request, trial.project, trial, text=text, said=said)
+        asked = bool(form.get("text", 100_000))
+        said = {
+            column.part: _whole(studio, request, trial, column, form)
+            for column in (trial.columns if asked else ())
+        }
+        return _page(studio, request, trial.project, trial, form=form, said=said)
 
     @router.post("/try/{part}")
     async def ask_one(
@@ -94,8 +95,7 @@ def routes(studio: Studio) -> APIRouter:
         if trial.task in WRITING:
             pieces = _pieces(studio, trial, column, _turns(form))
             return StreamingResponse(pieces, media_type="text/plain; charset=utf-8")
-        text = form.text("text")
-        whole = await run_in_threadpool(_whole, studio, request, trial, column, text)
+        whole = await run_in_threadpool(_whole, studio, request, trial, column, form)
         return HTMLResponse(whole)
 
     _beside(router, studio)
@@ -134,29 +134,21 @@ def _beside(router: APIRouter, studio: Studio) -> None:
 
 def _page(
     studio: Studio, request: Request, project: Project, trial: Trial | None,
-    text: str = "", said: dict[str, str] | None = None,
+    form: Form | None = None, said: dict[str, str] | None = None,
 ) -> Response:  # fmt: skip
     seen = look(project)
-    values: dict[str, Any] = {"trial": trial, "text": text, "said": said or {}, "seen": seen}
+    values: dict[str, Any] = {"trial": trial, "said": said or {}, "seen": seen}
     values |= {"addable": seen["task"] in ADDABLE, "writing": False, "spoken": False}
     if trial is not None:
+        fields = fields_of(trial.task, seen)
+        given = {name: form.text(name) for name in fields} if form else example_of(fields, seen)
+        values |= {"fields": fields, "given": given, "text": given["text"] if form else "",
+                   "addable": values["addable"] and fields == ONE}  # fmt: skip
         values |= {"writing": trial.task in WRITING, "spoken": trial.task == "dialogue",
                    "known": list((seen["findings"] or {}).get("labels") or {})[:200],
-                   "example": first_text(seen), "metric": trial.report.get("metric", "accuracy"),
+                   "metric": trial.report.get("metric", "accuracy"),
                    **_engine(studio, trial)}  # fmt: skip
     return studio.page(request, "try.jinja", project, **values)
-
-
-def first_text(seen: dict[str, Any]) -> str:
-    """Return the text of the first row, of a conversation its first message, to begin with."""
-    for column, role in seen["roles"].items():
-        if column in seen["columns"] and seen["head"]:
-            cell = str(seen["head"][0][seen["columns"].index(column)])
-            if role == "messages":
-                return cell.partition("\n")[0].partition(": ")[2]
-            if role in ("text", "prompt"):
-                return cell
-    return ""
 
 
 def _engine(studio: Studio, trial: Trial) -> dict[str, Any]:
@@ -172,22 +164,21 @@ def base_of(trial: Trial) -> str:
     return best.base if best is not None else str(trial.run.asked["model"])
 
 
-def _whole(studio: Studio, request: Request, trial: Trial, column: Column, text: str) -> str:
+def _whole(studio: Studio, request: Request, trial: Trial, column: Column, form: Form) -> str:
     """Return the answer of one column as HTML, an error included."""
-    if not text.strip():
-        error = DataError("E-DATA-303", "There is no text.", fix="write the text first")
-        return studio.fragment(request, "answer.jinja", error=error.to_json())
     try:
-        return studio.fragment(request, "answer.jinja", error=None,
-                               **_answered(studio, trial, column, text))  # fmt: skip
+        asked = question_of(form, fields_of(trial.task, look(trial.project)))
+        return studio.fragment(request, "answer.jinja", error=None, task=trial.task,
+                               **_answered(studio, trial, column, asked))  # fmt: skip
     except SapwoodError as said:
         return studio.fragment(request, "answer.jinja", error=said.to_json())
 
 
-def _answered(studio: Studio, trial: Trial, column: Column, text: str) -> dict[str, Any]:
-    room = studio.room
+def _answered(studio: Studio, trial: Trial, column: Column, asked: Question) -> dict[str, Any]:
+    room, text = studio.room, asked.text
     if trial.task in ONE_LABEL:
-        return {"kind": "labels", "labels": labels(room, column, text)[:12]}
+        pair = ends_marked(asked.shown, asked.ends) if asked.ends else ""
+        return {"kind": "labels", "labels": labels(room, column, text)[:12], "pair": pair}
     if trial.task in WRITING:
         turns = (Turn(role="user", content=text),)
         pieces = list(written(room, column, turns, spoken=trial.task == "dialogue"))
@@ -199,38 +190,9 @@ def _answered(studio: Studio, trial: Trial, column: Column, text: str) -> dict[s
     if trial.task == "multi-label":
         names = [frame.label for frame in answer.frames]
         return {"kind": "several", "names": names}
-    kinds = sorted({frame.label for frame in answer.frames})
-    return {"kind": "spans", "marked": marked(text, answer, kinds), "frames": answer.frames,
-            "text": text, "lines": _lines(text, answer)}  # fmt: skip
-
-
-def marked(text: str, answer: Answer, kinds: Sequence[str]) -> Markup:
-    """Return a text in which the heads of frames are marked, each with its type behind it.
-
-    Of heads that share a character the first is marked; all are listed beside.
-
-    >>> from sapwood.interfaces import Frame, Span
-    >>> one = Frame(label="PER", head=Span(start=0, end=3))
-    >>> marked("Ada <3", Answer(frames=(one,)), ["PER"])
-    Markup('<mark class="kind-0">Ada<b>PER</b></mark> &lt;3')
-    """
-    pieces, at = [], 0
-    heads = sorted((f.head, f.label) for f in answer.frames if f.head is not None)
-    for head, label in heads:
-        if not at <= head.start < head.end <= len(text):
-            continue
-        colour = kinds.index(label) % _COLOURS
-        pieces.append(escape(text[at : head.start]))
-        pieces.append(Markup('<mark class="kind-{}">{}<b>{}</b></mark>').format(
-            colour, text[head.start : head.end], label))  # fmt: skip
-        at = head.end
-    return Markup("").join([*pieces, escape(text[at:])])
-
-
-def _lines(text: str, answer: Answer) -> str:
-    """Return entities as the form that adds a row takes them."""
-    heads = [(f.label, f.head) for f in answer.frames if f.head is not None]
-    return "\n".join(f"{label}: {text[head.start : head.end]}" for label, head in heads)
+    shown = marked(text, marks_of(trial.task, answer.frames))
+    return {"kind": "spans", "marked": shown, "frames": in_words(text, answer),
+            "lines": as_lines(text, answer)}  # fmt: skip
 
 
 def _turns(form: Form) -> tuple[Turn, ...]:

@@ -170,10 +170,14 @@ class Workspace:
         identity = self._free(plain[:_LONGEST_ID].strip("-") or "data")
         folder = self.root / identity
         project = Project(folder=folder, name=shown, file=f"{identity}{suffix}", made=time.time())
-        with told(folder):
-            project.data.parent.mkdir(parents=True)
-            upload.replace(project.data)
-        return project.save()
+        try:
+            with told(folder):
+                project.data.parent.mkdir(parents=True)
+                upload.replace(project.data)
+            return project.save()
+        except BaseException:  # no half of a project
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def remove(self, project: Project) -> None:
         """Delete a project and everything in it."""

@@ -150,7 +150,7 @@ async function asked(part, text, form) {
     part.append(turn(you, text, true), waiting);
   } else part.replaceChildren(waiting);
   try {
-    const fields = spoken ? [...turns, text].map((one) => ["turn", one]) : [["text", text]];
+    const fields = spoken ? [...turns, text].map((one) => ["turn", one]) : [...new FormData(form)];
     const reply = await sent(part.dataset.url, fields);
     if (!reply.ok) throw new Error((await reply.json()).what);
     if (!writing) { part.innerHTML = await reply.text(); return; }
