@@ -13,10 +13,12 @@ from sapwood.evaluation.answerer import Answerer
 from sapwood.evaluation.bases import Bases
 from sapwood.evaluation.predictor import Predictor
 from sapwood.evaluation.predictor import check_golden as check_probabilities
-from sapwood.interfaces import Example
+from sapwood.evaluation.writer import Writer
+from sapwood.interfaces import Answer, Example
 
 # Answers of greedy decoding may part where two tokens are as good; on one machine they hardly do.
 ALIKE = 0.5
+PROBE_TOKENS = 24  # of free text in a probe: a whole story a row kept a server waiting a minute
 
 
 class Asked(Protocol):
@@ -47,9 +49,8 @@ def sealed(adaptation: Adaptation, bases: Bases, rows: Sequence[Example]) -> Ada
     """Return an adaptation with a golden probe: what it says of `rows` now."""
     texts = tuple(row.text for row in rows)
     with asking(adaptation, bases) as asked:
-        if answers_of(adaptation):
-            plain = [Example(text=text) for text in texts]
-            golden = Golden(texts=texts, answers=tuple(a.words for a in asked.said(plain)))
+        if isinstance(asked, Answerer):
+            golden = Golden(texts=texts, answers=tuple(a.words for a in _begun(asked, texts)))
         else:
             said = tuple(tuple(map(float, row)) for row in asked.said(rows))
             golden = Golden(texts=texts, probabilities=said)
@@ -62,21 +63,44 @@ def asked_safely(adaptation: Adaptation, bases: Bases) -> Iterator[Asked]:
     with asking(adaptation, bases, stored=True) as asked:
         if isinstance(asked, Predictor):
             check_probabilities(asked)
-        else:
+        elif isinstance(asked, Answerer):
             _check_answers(adaptation, asked)
         yield asked
 
 
-def _check_answers(adaptation: Adaptation, asked: Asked) -> None:
+def _begun(asked: Answerer, texts: Sequence[str]) -> list[Answer]:
+    """Return what is said of texts; where that is free text, its first tokens alone."""
+    rows = [Example(text=text) for text in texts]
+    writer = asked.asked
+    if not isinstance(writer, Writer) or writer.guided:
+        return list(asked.said(rows))
+    whole = writer.decoding
+    few = min(whole.tokens, PROBE_TOKENS)
+    try:
+        asked.decode_by(replace(whole, tokens=few, least_tokens=min(whole.least_tokens, few)))
+        return list(asked.said(rows))
+    finally:
+        asked.decode_by(whole)
+
+
+def _same(answer: Answer, words: str) -> bool:
+    """Return whether an answer is what was recorded, or the beginning of it."""
+    begun = answer.words.rstrip("\ufffd")  # of a character that was cut
+    return answer.words == words or (not answer.stopped and words.startswith(begun))
+
+
+def _check_answers(adaptation: Adaptation, asked: Answerer) -> None:
     wanted, texts = adaptation.golden.answers, adaptation.golden.texts
     if not texts:
         return
-    said = asked.said([Example(text=text) for text in texts])
-    alike = sum(answer.words == words for answer, words in zip(said, wanted, strict=True))
+    said = _begun(asked, texts)
+    alike = sum(_same(answer, words) for answer, words in zip(said, wanted, strict=True))
+    recorded, here = adaptation.base, asked.bases.runtime.dtype
+    other = f"--dtype {recorded.dtype}; or " if recorded and recorded.dtype != here else ""
     if alike < ALIKE * len(texts):
         raise ModelError(
             "E-MODEL-051",
             f"This adaptation does not reproduce its golden probe: {len(texts) - alike} of "
             f"{len(texts)} recorded answers differ.",
-            fix="check the versions in its evidence; adapt again if the base changed",
+            fix=f"{other}check the versions in its evidence; adapt again if the base changed",
         )
