@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from sapwood.commands.doctor import advise, command, cores, memory
+from sapwood.commands.doctor import advise, command, cores
+from sapwood.launch import memory
 
 QUIET: dict[str, Any] = {
     "machine": {"cores": 2},

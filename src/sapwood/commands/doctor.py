@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import click
@@ -44,7 +43,7 @@ def command(*, as_json: bool) -> None:
 def examine() -> dict[str, Any]:
     """Return what `sapwood doctor --json` prints; measures the number formats afresh (0.2 s)."""
     from sapwood.config import home
-    from sapwood.launch import WORTH_IT, bfloat16_speedup, choose_runtime, processor
+    from sapwood.launch import WORTH_IT, bfloat16_speedup, choose_runtime, memory, processor
     from sapwood.models.store import installed
 
     speedup = bfloat16_speedup(afresh=True)
@@ -103,26 +102,6 @@ def advise(facts: dict[str, Any]) -> list[str]:
     return advice
 
 
-def memory() -> tuple[int | None, int | None]:
-    """Return (total, available) bytes of memory, a container's limit counted; None if unknown."""
-    total = available = None
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
-            key, value = line.split(":")
-            if key == "MemTotal":
-                total = int(value.split()[0]) * 1024
-            elif key == "MemAvailable":
-                available = int(value.split()[0]) * 1024
-    except OSError:
-        if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-            total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = _number(Path("/sys/fs/cgroup/memory.max"))
-    if limit is not None and total is not None and limit < total:
-        used = _number(Path("/sys/fs/cgroup/memory.current")) or 0
-        total, available = limit, min(available or limit, limit - used)
-    return total, available
-
-
 def cores() -> int:
     """Return the number of CPU cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -155,10 +134,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

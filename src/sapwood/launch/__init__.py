@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -251,3 +252,30 @@ def _cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def memory() -> tuple[int | None, int | None]:
+    """Return (total, available) bytes of memory, a container's limit counted; None if unknown."""
+    total = available = None
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+            key, value = line.split(":")
+            if key == "MemTotal":
+                total = int(value.split()[0]) * 1024
+            elif key == "MemAvailable":
+                available = int(value.split()[0]) * 1024
+    except OSError:
+        if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+            total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = _number(Path("/sys/fs/cgroup/memory.max"))
+    if limit is not None and total is not None and limit < total:
+        used = _number(Path("/sys/fs/cgroup/memory.current")) or 0
+        total, available = limit, min(available or limit, limit - used)
+    return total, available
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

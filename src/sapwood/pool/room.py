@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sapwood.launch import memory
 from sapwood.models.past import token_bytes
 from sapwood.models.store import BASES
 
@@ -45,9 +46,5 @@ def _free_bytes(net: Any) -> int:
         import torch
 
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            known = dict(line.split(":", 1) for line in file)
-        return int(known["MemAvailable"].split()[0]) << 10
-    except (OSError, KeyError, ValueError):  # not Linux
-        return 4 * _MOST_BYTES
+    available = memory()[1]
+    return 4 * _MOST_BYTES if available is None else available
