@@ -97,8 +97,8 @@ class Bank:
         layers: dict[str, nn.Module] = {}
         for path, here in whole.items():
             if here is not self._made.get(path):
-                own = innermost(self.net.get_submodule(path))
-                layers[path] = _layer(self, own, here) if here else own
+                now = self.net.get_submodule(path)
+                layers[path] = _layer(self, now, here) if here else innermost(now)
 
         def put() -> None:
             for path, layer in layers.items():
@@ -182,8 +182,12 @@ class Bank:
         return detach(self.net)
 
 
-def _layer(bank: Bank, own: nn.Module, here: Mapping[str, Part]) -> BankLayer:
-    return BankLayer(own, here, bank.state).train(bank.net.training)
+def _layer(bank: Bank, now: nn.Module, here: Mapping[str, Part]) -> BankLayer:
+    """Return the layer with `here` in the place of `now`, with what that keeps ready."""
+    made = BankLayer(innermost(now), here, bank.state).train(bank.net.training)
+    if isinstance(now, BankLayer):
+        made.stacks = now.stacks
+    return made
 
 
 def _check(bank: Bank, names: Collection[str]) -> None:

@@ -23,7 +23,8 @@ from sapwood.methods.adapter import Bottleneck, Tap
 from sapwood.methods.ia3 import Ia3Layer
 from sapwood.methods.low_rank import LowRank, product
 from sapwood.methods.parts import Part
-from sapwood.methods.sharing import Passing, Plan, Prepared, Ready, Sharing, Where, factors, stacked
+from sapwood.methods.sharing import Passing, Plan, Sharing, Where, add, factors
+from sapwood.methods.stacks import Prepared, Stack, answered, prepared
 
 # Most stacked low-rank rows. Forward and backward of a 576 x 1536 layer, ranks of 8, 640 (160)
 # tokens, one CPU core, milliseconds, stacked against a loop over each adaptation's own tokens:
@@ -32,8 +33,9 @@ from sapwood.methods.sharing import Passing, Plan, Prepared, Ready, Sharing, Whe
 # 20 (20, 9). Products by `functional.grouped_mm` would take 1.2 of the loop's 3.2 ms above the base
 # at 64 rows in bfloat16, 8 of 13 at 512, but want equal ranks and sorted copies of all tokens.
 STACKED, STACKED_FLOAT32 = 128, 32
-# While answers are written a pass has a token a row, and the loop's many small calls cost most.
-FEW, STACKED_FEW = 64, 256
+# Most low-rank rows that are kept ready for passes that write answers (see `stacks`), and the most
+# tokens of a pass in which more than `STACKED` of them are.
+FEW, STACKED_FEW = 1024, 256
 
 
 class _Stacked(torch.autograd.Function):
@@ -81,9 +83,9 @@ class BankLayer(LowRank):
         super().__init__(layer, rank=sum(part.rank for part in low.values()), scale=1.0)
         self.state = state
         self.branches = tuple((n, p.rank, p.scale, p.dropout) for n, p in low.items())
-        self.low = tuple(low.values())
+        self.low, self._names = tuple(low.values()), tuple(low)
         self.tensors = tuple(tuple(part.trained().values()) for part in self.low)
-        self.ready: Ready | None = None
+        self.stacks: dict[int, Stack] = {}
         self.prepared: Prepared | None = None
         self._taps = {name: part for name, part in made.items() if isinstance(part, Tap)}
         gains = {name: part for name, part in made.items() if isinstance(part, Ia3Layer)}
@@ -139,19 +141,18 @@ class BankLayer(LowRank):
     def _branched(self, x: Tensor, sharing: Sharing) -> Tensor:
         answers = not torch.is_grad_enabled()
         if answers and self.prepared is not None and self.prepared.sharing is sharing:
-            return _answered(self, x, self.prepared)
-        places = {name: n for n, name in enumerate(sharing.names)}
-        found = [(n, places[b[0]]) for n, b in enumerate(self.branches) if b[0] in places]
+            return answered(self, x, self.prepared)
+        found = sharing.branches(self._names)
         if not found:
             return self.base_layer(x)  # type: ignore[no-any-return]
         dropped = self.training and any(self.branches[n][3] for n, _ in found)
         rows = sum(self.branches[n][1] for n, _ in found)
+        if answers and not dropped and rows <= _most_kept(x):
+            self.prepared = prepared(self, found, sharing, x, self.prepared)
+            return answered(self, x, self.prepared)
         alone = len(sharing.shares) > 1 and len(sharing.names) > 1 and rows > _most_stacked(x)
         seed = int(torch.randint(1 << 62, ())) if dropped else 0
-        plan = Plan(sharing=sharing, branches=tuple(found), sorted=dropped or alone, seed=seed)
-        if answers and not plan.sorted:
-            self.prepared = _prepared(self, x, plan)
-            return _answered(self, x, self.prepared)
+        plan = Plan(sharing=sharing, branches=found, sorted=dropped or alone, seed=seed)
         gain, made = factors([(self.low[n], at) for n, at in found], sharing, x.dtype)
         if not answers:
             return _Stacked.apply(x, self, plan, gain, *made)  # type: ignore[no-any-return,no-untyped-call]
@@ -178,7 +179,7 @@ class BankLayer(LowRank):
         for number, (where, weight, mask) in enumerate(_spans(self, plan, flat)):
             own = flat[where] if mask is None else flat[where] * mask
             inner = (own @ factors[number].to(x.dtype).t()).mul_(weight)
-            _add(out, where, inner, factors[half + number].to(x.dtype).t())
+            add(out, where, inner, factors[half + number].to(x.dtype).t())
             kept.append(inner)
         return whole, plain, kept
 
@@ -201,36 +202,6 @@ class BankLayer(LowRank):
         """Return the mask of all stacked rows; see `Sharing`."""
         owners = [(at, self.branches[n][2], self.branches[n][1]) for n, at in plan.branches]
         return plan.sharing.columns(owners, dtype)
-
-
-def _prepared(layer: BankLayer, x: Tensor, plan: Plan) -> Prepared:
-    """Return what a pass needs, of factors that stay stacked while the same adaptations act."""
-    versions = [t._version for n, _ in plan.branches for t in layer.tensors[n]]
-    ready = layer.ready
-    if ready is None or not ready.fits(plan.branches, versions, x.dtype):
-        active = [(layer.low[n], at) for n, at in plan.branches]
-        layer.ready = ready = stacked(active, plan.branches, versions, x.dtype)
-    gain = ready.gain(plan.sharing)
-    return Prepared(
-        sharing=plan.sharing,
-        down=ready.down,
-        up=ready.up,
-        columns=layer.columns(plan, x.dtype),
-        gain=gain,
-    )
-
-
-def _answered(layer: BankLayer, x: Tensor, prepared: Prepared) -> Tensor:
-    """Return the output of base and branches, without a graph."""
-    flat, gain = x.flatten(0, -2), prepared.gain
-    out = product(flat, layer.out_by_in(), layer.bias if gain is None else None)
-    if gain is not None:
-        out.mul_(gain)
-        if layer.bias is not None:
-            out.add_(layer.bias)
-    inner = (flat @ prepared.down).mul_(prepared.columns)
-    out.addmm_(inner, prepared.up)
-    return out.view(*x.shape[:-1], layer.out_features)
 
 
 def _spans(
@@ -260,7 +231,7 @@ def _sorted_back(
         grads_b.append(upstream.t() @ inner[number])
         low = factors[number].to(grad.dtype)
         if grad_x is not None and mask is None:
-            _add(grad_x, where, back, low)
+            add(grad_x, where, back, low)
         elif grad_x is not None:
             grad_x[where] += (back @ low) * mask
     return [*grads_a, *grads_b]
@@ -273,18 +244,12 @@ def _drop_mask(x: Tensor, share: float, seed: int) -> Tensor:
 
 
 def _most_stacked(x: Tensor) -> int:
-    if not torch.is_grad_enabled() and x.numel() <= FEW * x.shape[-1]:
-        return STACKED_FEW
     slow = x.device.type == "cpu" and x.dtype == torch.float32
     return STACKED_FLOAT32 if slow else STACKED
 
 
-def _add(out: Tensor, where: Where, left: Tensor, right: Tensor) -> None:
-    """Add left @ right to the rows `where` of `out`."""
-    if isinstance(where, slice):
-        out[where].addmm_(left, right)
-    else:
-        out.index_add_(0, where, left @ right)
+def _most_kept(x: Tensor) -> int:
+    return STACKED_FEW if x.numel() <= FEW * x.shape[-1] else _most_stacked(x)
 
 
 def _scaled(x: Tensor, names: Sequence[str], factors: Any, sharing: Sharing) -> Tensor:

@@ -1,4 +1,4 @@
-"""Who owns which tokens of a pass through a bank, and the factors of those that act, stacked."""
+"""Who owns which tokens of a pass through a bank, and the factors of those that act."""
 
 from __future__ import annotations
 
@@ -15,19 +15,65 @@ Use = Mapping[str, float]  # adaptation -> weight
 Where = slice | Tensor  # of one adaptation's tokens
 Branches = tuple[tuple[int, int], ...]  # of a layer: (number in it, number of its adaptation)
 
+# Tokens from which an adaptation has products of its own in passes that write answers, and blocks
+# nobody uses from which a batched product is split: one more costs as much as about 8 blocks of 1
+# token and rank 8 (576 x 1536, one CPU core).
+OWN = GAP = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    """An adaptation with products of its own: its block, tokens, and weights, None for all 1."""
+
+    block: int
+    where: Where
+    weight: float | Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A batched product of the blocks `first` to `last`, equally many tokens each.
+
+    `index`: (blocks x tokens,) which they are, None for all of the pass in order; `back`: where in
+    `index` each token of the pass is, None if not each is there once; `weights`: (blocks, tokens,
+    1), 0 where a block has fewer, None for all 1.
+    """
+
+    first: int
+    last: int
+    index: Tensor | None
+    back: Tensor | None
+    weights: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """The products of a pass: of each adaptation with many tokens, and of all others at once.
+
+    `many`: instead of `owns`, where these have about equally many tokens.
+    """
+
+    owns: tuple[Own, ...]
+    many: tuple[Group, ...]
+    groups: tuple[Group, ...]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sharing:
     """Who owns which tokens of one forward pass.
 
     `names`: the active adaptations; `shares`: (tokens, active) weights, or (1, active) when all
-    tokens are alike. The rest is computed once and kept for all layers.
+    tokens are alike; `untrained`: the same object in passes between which no trained tensor
+    changes, if that is known. The rest is computed once and kept for all layers.
     """
 
     names: tuple[str, ...]
     shares: Tensor
+    untrained: object | None = None
     columns_made: dict[Any, Tensor] = field(default_factory=dict)
     spans_made: dict[int, tuple[Where, float | Tensor]] = field(default_factory=dict)
+    spreads_made: dict[Branches, Spread] = field(default_factory=dict)
+    branches_made: dict[Any, Branches] = field(default_factory=dict)
 
     def columns(self, owners: Sequence[tuple[int, float, int]], dtype: torch.dtype) -> Tensor:
         """Return the mask (tokens or 1, columns) of stacked rows: (active number, scale, rank)."""
@@ -52,6 +98,86 @@ class Sharing:
             weight = float(weights[0]) if len(weights) and alike else weights[:, None]
             self.spans_made[number] = (where, weight)
         return self.spans_made[number]
+
+    def branches(self, names: tuple[str, ...]) -> Branches:
+        """Return which branches of a layer have tokens, given the adaptation of each."""
+        if names not in self.branches_made:
+            there = self.shares.ne(0).any(0).tolist()
+            own = {name: n for n, name in enumerate(self.names) if there[n]}
+            found = tuple((n, own[name]) for n, name in enumerate(names) if name in own)
+            self.branches_made[names] = found
+        return self.branches_made[names]
+
+    def spread(self, blocks: Branches) -> Spread:
+        """Return the products of adaptations, given as (block, active number)."""
+        if blocks not in self.spreads_made:
+            self.spreads_made[blocks] = _spread(self, blocks)
+        return self.spreads_made[blocks]
+
+
+def _spread(sharing: Sharing, blocks: Branches) -> Spread:
+    owns, large, few = [], list[tuple[int, int]](), []
+    for block, number in sorted(blocks):
+        where, weight = sharing.span(number)
+        if len(sharing.shares) == 1 or _count(where) >= OWN:
+            alike = isinstance(weight, float) and weight == 1
+            kept = None if alike else weight
+            owns.append(Own(block=block, where=where, weight=kept))
+            large.append((block, number))
+        else:
+            few.append((block, number))
+    groups: list[list[tuple[int, int]]] = []
+    for block, number in few:
+        if not groups or block - groups[-1][-1][0] > GAP:
+            groups.append([])
+        groups[-1].append((block, number))
+    counts = [_count(own.where) for own in owns]
+    dense = len(owns) > 1 < len(sharing.shares) and large[-1][0] - large[0][0] < len(owns)
+    alike = dense and max(counts) * len(counts) <= 1.5 * sum(counts)
+    return Spread(
+        owns=() if alike else tuple(owns),
+        many=(_group(sharing, large),) if alike else (),
+        groups=tuple(_group(sharing, group) for group in groups),
+    )
+
+
+def _group(sharing: Sharing, blocks: Sequence[tuple[int, int]]) -> Group:
+    """Return one batched product; see `Group`."""
+    first, last = blocks[0][0], blocks[-1][0] + 1
+    most = max(_count(sharing.span(number)[0]) for _, number in blocks)
+    device, tokens = sharing.shares.device, len(sharing.shares)
+    index = torch.zeros(last - first, most, dtype=torch.long, device=device)
+    weights = torch.zeros(last - first, most, 1, device=device)
+    for block, number in blocks:
+        where = sharing.shares[:, number].nonzero()[:, 0]
+        index[block - first, : len(where)] = where
+        weights[block - first, : len(where), 0] = sharing.shares[where, number]
+    flat, filled = index.flatten(), weights.flatten().nonzero()[:, 0]
+    own = flat[filled]
+    order = own.argsort()
+    once = torch.equal(own[order], torch.arange(tokens, device=device))
+    ordered = once and torch.equal(flat, own[order])
+    return Group(
+        first=first,
+        last=last,
+        index=None if ordered else flat,
+        back=filled[order] if once else None,
+        weights=None if bool((weights == 1).all()) else weights,
+    )
+
+
+def _count(where: Where) -> int:
+    if isinstance(where, slice) and where.stop is None:  # all tokens are alike
+        return 0
+    return where.stop - where.start if isinstance(where, slice) else len(where)
+
+
+def add(out: Tensor, where: Where, left: Tensor, right: Tensor) -> None:
+    """Add left @ right to the rows `where` of `out`."""
+    if isinstance(where, slice):
+        out[where].addmm_(left, right)
+    else:
+        out.index_add_(0, where, left @ right)
 
 
 def sharing_of(
@@ -80,67 +206,11 @@ class Plan:
     seed: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ready:
-    """The factors of some branches of a layer, stacked: `down` (inputs, ranks), `up` (ranks,
-    outputs); `gains`, (those that have one, outputs), of the adaptations `gained`, all minus 1.
-    """
-
-    branches: Branches
-    versions: list[int]
-    down: Tensor
-    up: Tensor
-    gains: Tensor | None
-    gained: list[int]
-
-    def fits(self, branches: Branches, versions: list[int], dtype: torch.dtype) -> bool:
-        """Tell whether these are the factors of `branches` as they are now, in this format."""
-        return (self.branches, self.versions, self.down.dtype) == (branches, versions, dtype)
-
-    def gain(self, sharing: Sharing) -> Tensor | None:
-        """Return the factor of each token's outputs, (tokens or 1, outputs), None for 1."""
-        if self.gains is None:
-            return None
-        shares = sharing.shares[:, self.gained].to(self.gains.dtype)
-        return torch.addmm(shares.new_ones(()), shares, self.gains)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """All that passes of one `Sharing` need at a layer: see `Ready`; `columns`: the mask, (tokens
-    or 1, ranks); `gain`: the factor of each token's outputs, or None.
-    """
-
-    sharing: Sharing
-    down: Tensor
-    up: Tensor
-    columns: Tensor
-    gain: Tensor | None
-
-
 class Passing:
     """What all layers of a bank look at: who owns the tokens that pass now, None for nobody."""
 
     def __init__(self) -> None:
         self.sharing: Sharing | None = None
-
-
-def stacked(
-    active: Sequence[tuple[LowRank, int]],
-    branches: Branches,
-    versions: list[int],
-    dtype: torch.dtype,
-) -> Ready:
-    """Return the factors of `active` branches in a number format; see `factors`."""
-    pairs, gains, owners = _pairs(active)
-    return Ready(
-        branches=branches,
-        versions=versions,
-        down=torch.cat([a for a, _ in pairs]).to(dtype).t(),
-        up=torch.cat([b for _, b in pairs], 1).to(dtype).t().contiguous(),
-        gains=torch.stack(gains).to(dtype) if gains else None,
-        gained=owners,
-    )
 
 
 def factors(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -146,7 +146,8 @@ class Batch:
         key = tuple((p.slot, self.seats[p.slot].name, len(p.row.ids)) for p in pieces)
         if self._shared is None or self._shared[0] != key:
             uses = {slot: {seat.name: 1.0} for slot, seat in self.seats.items() if seat.name}
-            self._shared = key, self.bank.shared(uses, pack.rows)
+            shared = self.bank.shared(uses, pack.rows)
+            self._shared = key, replace(shared, untrained=self.bank)  # a pool trains nothing
         return self._shared[1]
 
     def _pieces(self) -> list[Piece]:
