@@ -66,7 +66,10 @@ class Settings:
 
 
 def read_key(path: Path) -> str:
-    """Return the key in a file that only its owner may read. Raises ConfigError (E-CONFIG-291)."""
+    """Return the key in a file that only its owner may read. Raises ConfigError (E-CONFIG-291).
+
+    A file that cannot be changed, as a platform mounts its secrets, may be open to others.
+    """
     make = f"make one: (umask 077; {MAKE_KEY} > {path})"
     try:
         key = path.read_text(encoding="utf-8").strip()
@@ -78,7 +81,7 @@ def read_key(path: Path) -> str:
         ) from None
     if not key:
         raise ConfigError("E-CONFIG-291", f"The key file {path} is empty.", fix=make)
-    if others:
+    if others and os.access(path, os.W_OK):
         raise ConfigError(
             "E-CONFIG-291",
             f"The key file {path} is open to other users of this machine.",
