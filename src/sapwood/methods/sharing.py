@@ -15,9 +15,9 @@ Use = Mapping[str, float]  # adaptation -> weight
 Where = slice | Tensor  # of one adaptation's tokens
 Branches = tuple[tuple[int, int], ...]  # of a layer: (number in it, number of its adaptation)
 
-# Tokens from which an adaptation has products of its own in passes that write answers, and blocks
-# nobody uses from which a batched product is split: one more costs as much as about 8 blocks of 1
-# token and rank 8 (576 x 1536, one CPU core).
+# Tokens from which an adaptation has products of its own in passes that write answers, and unused
+# blocks at which a batched product is split. Both are choices, not measured optima: two calls more
+# a layer took about as long as 8 blocks of one token and rank 8.
 OWN = GAP = 8
 
 
