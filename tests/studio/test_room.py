@@ -7,9 +7,9 @@ import pytest
 from tests.studio.conftest import FakeEngine
 
 from sapwood.errors import ConfigError, ModelError, ResourceError
-from sapwood.interfaces import Answer, Frame, Span, Turn
+from sapwood.interfaces import Frame, Span, Turn
+from sapwood.studio.marking import marked, marks_of
 from sapwood.studio.room import Column, Room, columns_of, found, labels, lent, written
-from sapwood.studio.trying import marked
 
 
 def column(part="tuned", base="small", folder=None, model="x"):
@@ -133,12 +133,12 @@ def test_answers_come_in_pieces_and_end_when_nobody_listens():
 def test_what_is_found_is_marked_in_the_text(tmp_path):
     room = Room(lambda base: FakeEngine())
     answer = found(room, column(folder=tmp_path), "So Ada <came>")
-    assert marked("So Ada <came>", answer, ["PER"]) == (
+    assert marked("So Ada <came>", marks_of("entities", answer.frames)) == (
         'So <mark class="kind-0">Ada<b>PER</b></mark> &lt;came&gt;'
     )
     spans = [Span(start=0, end=5), Span(start=3, end=8), Span(start=9, end=99)]
     frames = tuple(Frame(label="X", head=span) for span in spans)
-    assert marked("0123456789", Answer(frames=frames), ["X"]).count("<mark") == 1
+    assert marked("0123456789", marks_of("entities", frames)).count("<mark") == 1
 
 
 def test_a_conversation_is_streamed_with_its_turns(client, project, finished, engine, monkeypatch):
