@@ -106,10 +106,9 @@ class Adaptation:
         return self.readout.reads
 
     @property
-    def encodes(self) -> bool:
-        """Return whether its base is read as an encoder; a decoder is where no prompt is told."""
-        kind = self.base.kind if self.base is not None else ""
-        return kind == "encoder" or (kind == "decoder" and self.context is None)
+    def unmasked(self) -> bool:
+        """Return whether its decoder is read as an encoder: one without a prompt is."""
+        return self.base is not None and self.base.kind == "decoder" and self.context is None
 
     def parts(self) -> dict[str, str | None]:
         """Return each part in words, None where it is empty."""
@@ -126,7 +125,7 @@ class Adaptation:
             readout += f" ({self.readout.describe()})"
         if self.decision is not None and self.decision.temperature != 1:
             readout += f" + temperature {self.decision.temperature:.2f}"
-        if self.encodes and self.base and self.base.kind == "decoder":
+        if self.unmasked:
             readout += ", the causal mask left out"
         prefix = self.prefix.describe() if self.prefix is not None else None
         context = self.context.describe() if self.context is not None and not prefix else None

@@ -94,7 +94,7 @@ def test_what_was_made_is_read_again_and_says_the_same(bench, bases, task, least
     assert result["status"] == "finished", result["why"]
     assert result["dev"]["value"] > least
     adaptation = load(made.candidate_folder(NAME) / "adaptation")
-    assert adaptation.encodes
+    assert adaptation.unmasked
     assert "the causal mask left out" in adaptation.parts()["readout"]
     with asked_safely(adaptation, bases) as asked:
         said = asked.said(made.splits.dev)

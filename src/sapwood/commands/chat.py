@@ -91,7 +91,7 @@ def _open(folder: Path | None) -> Adaptation | None:
     from sapwood.commands.live import open_adaptation
 
     made = open_adaptation(folder)
-    if made.base is None or made.base.kind != "decoder" or made.encodes:
+    if made.base is None or made.base.kind != "decoder" or made.unmasked:
         raise ModelError(
             "E-MODEL-034",
             f"{folder} has no base that writes text: it reads its answer by {made.readout_name}.",

@@ -77,9 +77,9 @@ def _check(folder: Path, made: Adaptation) -> None:
         problems.append("it shows demonstrations, which the caller would have to")
     if made.prefix is not None:
         problems.append("it stands on an encoded context")
-    if made.encodes and made.base is not None and made.base.kind == "decoder":
+    if made.unmasked:
         problems.append("it reads a decoder as an encoder")
-    elif made.encodes and made.readout_name != "head":
+    if made.base is not None and made.base.kind == "encoder" and made.readout_name != "head":
         problems.append(f"its readout is '{made.readout_name}', not a trained head")
     if problems:
         raise ConfigError(

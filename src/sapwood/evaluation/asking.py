@@ -95,9 +95,9 @@ def _check_answers(adaptation: Adaptation, asked: Answerer) -> None:
         return
     said = _begun(asked, texts)
     alike = sum(_same(answer, words) for answer, words in zip(said, wanted, strict=True))
-    recorded, here = adaptation.base, asked.bases.runtime.dtype
-    other = f"--dtype {recorded.dtype}; or " if recorded and recorded.dtype != here else ""
     if alike < ALIKE * len(texts):
+        recorded, here = adaptation.base, asked.bases.runtime.dtype
+        other = f"--dtype {recorded.dtype}; or " if recorded and recorded.dtype != here else ""
         raise ModelError(
             "E-MODEL-051",
             f"This adaptation does not reproduce its golden probe: {len(texts) - alike} of "

@@ -51,7 +51,7 @@ class Predictor:
             net = self.bases.get(made.base.name).net
             attach_trained(net, made.method, made.weights, where="the adaptation")
             self._net = net
-        if made.encodes:
+        if self._encodes:
             if made.reads == "scores":
                 assert made.context is not None
                 self.reader = MaskedReader(self.bases, made.base.name, made.context, made.labels)
@@ -71,6 +71,12 @@ class Predictor:
         )
         return self
 
+    @property
+    def _encodes(self) -> bool:
+        """Whether the base is read as an encoder."""
+        made = self.adaptation
+        return made.unmasked or (made.base is not None and made.base.kind == "encoder")
+
     def _extras(self, made: Adaptation) -> Extras:
         assert made.base is not None
         seat = None
@@ -89,7 +95,7 @@ class Predictor:
         made = self.adaptation
         if made.base is None:
             return list(texts)
-        if made.encodes and self.reader is None:
+        if self._encodes and self.reader is None:
             assert made.method is None or self._net is not None, "use it in a with block"
             pooling = str(self._settings.get("pooling", "mean"))
             limit = made.max_text_tokens

@@ -144,13 +144,8 @@ class Decoder:
     def run(self, pack: Pack) -> Tensor:
         """Return the last hidden states of the wanted tokens of one pack, (wanted, hidden)."""
         self.tokens_run += (pack := _once(pack)).ids.shape[1]
-        states = getattr(self.net, self.net.base_model_prefix)(
-            input_ids=pack.ids,
-            attention_mask=torch.zeros(1, 1, 1, 1, dtype=self.net.dtype, device=pack.ids.device),
-            position_ids=pack.layout.positions[None],
-            use_cache=False,
-            pack=pack.layout,
-        ).last_hidden_state
+        body = getattr(self.net, self.net.base_model_prefix)
+        states = body(use_cache=False, **pack.inputs(self.net.dtype)).last_hidden_state
         return states[0, pack.wanted]  # type: ignore[no-any-return]
 
     @torch.no_grad()

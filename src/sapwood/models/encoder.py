@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sapwood.errors import ConfigError, ModelError
 from sapwood.interfaces import Floats
-from sapwood.models import attention
+from sapwood.models import attention, decoder
 from sapwood.models.layout import Pack, Row, build_pack, split_by_budget
 from sapwood.models.prefixes import NO_PREFIX, joined, trained_prefix, virtual_tokens
 from sapwood.registry import did_you_mean
@@ -29,9 +29,11 @@ class Encoder:
     token ids of what opens and closes the head and the tail of a marked pair; see `pair_marks`.
     """
 
+    kinds: tuple[str, ...] = PACKED  # that are packed
+
     def __init__(self, net: Any, *, marks: Sequence[Sequence[int]] = ()) -> None:
         self.net, self.marks = net, marks
-        self.packed = net.config.model_type in PACKED
+        self.packed = net.config.model_type in self.kinds
         if self.packed:
             attention.register()
             net.set_attn_implementation(attention.NAME)
@@ -87,8 +89,10 @@ class Encoder:
 
     def _through(self, pack: Pack) -> Tensor:
         """Return the last hidden states of a pack, (1, tokens, hidden)."""
-        given = _given(pack, self.net) | {"token_type_ids": torch.zeros_like(pack.ids)}
-        found: Tensor = self.net(**given).last_hidden_state
+        types = torch.zeros_like(pack.ids)
+        found: Tensor = self.net(
+            token_type_ids=types, **pack.inputs(self.net.dtype)
+        ).last_hidden_state
         return found
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -148,25 +152,12 @@ class Unmasked(Encoder):
     kind that `decoder.why_padded` has nothing against.
     """
 
-    def __init__(self, net: Any, *, marks: Sequence[Sequence[int]] = ()) -> None:
-        self.net, self.marks, self.packed = net, marks, True
-        attention.register()
-        net.set_attn_implementation(attention.NAME)
+    kinds = decoder.PACKED
 
     def _through(self, pack: Pack) -> Tensor:
         body = getattr(self.net, self.net.base_model_prefix)
-        found: Tensor = body(use_cache=False, **_given(pack, self.net)).last_hidden_state
+        found: Tensor = body(use_cache=False, **pack.inputs(self.net.dtype)).last_hidden_state
         return found
-
-
-def _given(pack: Pack, net: Any) -> dict[str, Any]:
-    """Return what a net is called with for a pack."""
-    return {
-        "input_ids": pack.ids,
-        "attention_mask": torch.zeros(1, 1, 1, 1, dtype=net.dtype, device=pack.ids.device),
-        "position_ids": pack.layout.positions[None],
-        "pack": pack.layout,
-    }
 
 
 def pair_marks(tokenizer: Any) -> tuple[tuple[int, ...], ...]:

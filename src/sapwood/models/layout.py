@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -125,6 +125,15 @@ class Pack:
     owners: Tensor
     starts: tuple[int, ...] = ()
     rows: Tensor | None = None
+
+    def inputs(self, dtype: torch.dtype) -> dict[str, Any]:
+        """Return what a net whose weights have this number format is called with."""
+        return {
+            "input_ids": self.ids,
+            "attention_mask": torch.zeros(1, 1, 1, 1, dtype=dtype, device=self.ids.device),
+            "position_ids": self.layout.positions[None],
+            "pack": self.layout,
+        }
 
 
 def tokens_at_once(tokens: int, device: torch.device) -> int:

@@ -140,7 +140,7 @@ def _why_plain(made: Adaptation, bases: Bases, base: str) -> str:
         return "it needs no base"
     if bases.get(base).kind != "decoder":
         return f"its base is an {bases.get(base).kind}"
-    if made.encodes:
+    if made.unmasked:
         return "it reads its base as an encoder"
     decoder = bases.decoder(base)
     if decoder.why_padded:

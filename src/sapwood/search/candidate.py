@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sapwood.search.job import UNMASKED, bare
 from sapwood.search.workbench import Making, Workbench
 
 
@@ -16,6 +17,14 @@ class Candidate:
     name: str
     family: str
     make: Callable[[Workbench, str], Making]
+
+
+def trained(families: Sequence[str], make: Any) -> Iterator[Candidate]:
+    """Yield candidates that `make` trains on a decoder as it is, under demonstrations or not."""
+    for family in families:
+        if not family.endswith(UNMASKED):
+            method = bare(family)
+            yield entry(family, make, method=method, under_context=method != family)
 
 
 def entry(family: str, make: Any, name: str = "", **settings: Any) -> Candidate:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,8 +17,9 @@ from sapwood.methods.parts import Method
 from sapwood.models.decoder import why_padded
 from sapwood.models.encoder import Encoder
 from sapwood.readouts.head import Head
+from sapwood.search.candidate import Candidate, entry
 from sapwood.search.engine import computed_by
-from sapwood.search.job import CONTEXT, FAMILIES, UNMASKED, Job, trained_families
+from sapwood.search.job import CONTEXT, FAMILIES, UNMASKED, Job, bare, trained_families
 from sapwood.search.judged import Judge, Judged
 from sapwood.search.tuning import asked_for, worded
 from sapwood.search.workbench import Made, Making, Stopped, Workbench
@@ -86,17 +87,18 @@ def methods_of(job: Job) -> list[str]:
     return [*asked, *(trained_families(job.only) if job.only else ["lora"])]
 
 
-def unmasked_of(bench: Workbench) -> list[str]:
-    """Return what to train on the job's decoder read as an encoder: what was asked for, or LoRA.
+def unmasked(bench: Workbench, make: Any) -> Iterator[Candidate]:
+    """Yield candidates that `make` trains on the job's decoder read as an encoder.
 
-    Without being asked only where no encoder stands beside it, and never where it cannot be.
+    What was asked for, or LoRA where no encoder stands beside it; nothing where it cannot be.
     """
     job = bench.job
     if why_padded(bench.bases.get(job.model).net.config):
-        return []
-    if job.only:
-        return [family for family in job.only if family.endswith(UNMASKED)]
-    return [] if job.encoder else [f"lora{UNMASKED}"]
+        return
+    usual = () if job.encoder else (f"lora{UNMASKED}",)
+    for family in job.only or usual:
+        if family.endswith(UNMASKED):
+            yield entry(family, make, method=bare(family), encoder=job.model, share=UNMASKING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,39 +216,36 @@ def _start(bench: Workbench, encoder: str, kind: Learnt) -> Head:
     return kind.start(known, pooling)
 
 
-class EncoderTraining:
+class HeadTraining:
     """One training run of an encoder under a head; a method may be attached already.
 
+    `head_rate`: of the head, whatever the method's; `most_epochs`: passes when none are asked for.
     The base's own dropout stays off: without it the loss does not depend on how rows are packed, a
     step is quicker, and on SST-2 it gained nothing (LoRA, one seed).
     """
 
-    def __init__(
-        self, bench: Workbench, name: str, encoder: str, start: Head, kind: Learnt | None = None
-    ) -> None:
-        self.bench, self.name, self.base = bench, name, encoder
-        self.kind = kind or OneLabel(bench)
+    head_rate, most_epochs = HEAD_RATE, MOST_EPOCHS
+
+    def __init__(self, bench: Workbench, name: str, encoder: str, head: TrainedHead[Any]) -> None:
+        self.bench, self.name, self.base, self.head = bench, name, encoder, head
         self.encoder = bench.bases.encoder(encoder)
-        self.head = TrainedHead(start, device=self.encoder.device)
-        self.weights = head_weights(self.encoder.net, self.head)
+        self.weights = head_weights(self.encoder.net, head)
 
     def course(self, method: Method | None, share: float) -> Judged:
         """Return the run, resumed where it was left."""
         bench, settings = self.bench, self.bench.job.tuning
-        train = bench.splits.train
-        kind = bench.bases.get(self.base).kind == "encoder"
-        rate = HEAD_RATE if method is None else learning_rate(method, encoder=kind)
+        supervision = self._supervision()
+        own = bench.bases.get(self.base).kind == "encoder"
+        rate = self.head_rate if method is None else learning_rate(method, encoder=own)
         recipe = Recipe(
             learning_rate=settings.learning_rate or rate,
-            batch_size=min(settings.batch_size, len(train)),
-            epochs=settings.epochs or MOST_EPOCHS,
+            batch_size=min(settings.batch_size, len(supervision)),
+            epochs=settings.epochs or self.most_epochs,
             seed=bench.job.seed,
         )
-        rows = self._tokens([e.text for e in train])
-        times = dict.fromkeys(self.head.weights(), HEAD_RATE / rate)
+        times = dict.fromkeys(self.head.weights(), self.head_rate / rate)
         if method is not None:
-            times |= scales(self.encoder.net, method, encoder=kind)
-        supervision = self.kind.supervision(self.encoder, rows, self.head)
+            times |= scales(self.encoder.net, method, encoder=own)
         started(self.encoder.net, supervision)
         trained = Trained(
             name=self.name,
@@ -266,6 +265,29 @@ class EncoderTraining:
     def _training(self, on: bool) -> None:
         self.head.train(on)
         parts.train(self.encoder.net, on)
+
+    def _supervision(self) -> Any:
+        """Return the loss of the training rows, for `fit`."""
+        raise NotImplementedError
+
+    def _said(self, rows: Sequence[Example]) -> Any:
+        """Return what is said of rows now; see `marks`."""
+        raise NotImplementedError
+
+
+class EncoderTraining(HeadTraining):
+    """A training run under a head of one answer a text, of what `kind` says."""
+
+    def __init__(
+        self, bench: Workbench, name: str, encoder: str, start: Head, kind: Learnt | None = None
+    ) -> None:
+        head = TrainedHead(start, device=bench.bases.encoder(encoder).device)
+        super().__init__(bench, name, encoder, head)
+        self.kind = kind or OneLabel(bench)
+
+    def _supervision(self) -> Any:
+        rows = self._tokens([e.text for e in self.bench.splits.train])
+        return self.kind.supervision(self.encoder, rows, self.head)
 
     def _said(self, rows: Sequence[Example]) -> Any:
         return self.kind.said(self.head.readout(), self._features(rows), rows)

@@ -18,7 +18,6 @@ from sapwood.readouts.labels import LabelGrams, Sigmoid, sigmoid, with_threshold
 from sapwood.readouts.thresholds import Chosen, choose_thresholds, labelled
 from sapwood.search import encoders
 from sapwood.search.candidate import Candidate, entry
-from sapwood.search.job import bare
 from sapwood.search.workbench import Made, Making, Workbench
 from sapwood.training import TrainedHead
 from sapwood.training.labelling import LabelsSupervision
@@ -30,9 +29,7 @@ def labelling_ladder(bench: Workbench) -> Iterator[Candidate]:
     alone = bench.bases.get(job.model).kind == "encoder"
     yield entry("tf-idf", of_texts)
     if not alone:
-        for family in encoders.unmasked_of(bench):
-            yield entry(family, tuned, method=bare(family), encoder=job.model,
-                        share=encoders.UNMASKING)  # fmt: skip
+        yield from encoders.unmasked(bench, tuned)
     encoder = job.model if alone else job.encoder
     if not encoder:
         return

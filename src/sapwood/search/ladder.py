@@ -15,10 +15,10 @@ from sapwood.evaluation import sealed
 from sapwood.files import new_folder, write_json
 from sapwood.interfaces import Event
 from sapwood.search import encoders, plain, prefixed, prompting, tuning
-from sapwood.search.candidate import Candidate, entry
+from sapwood.search.candidate import Candidate, entry, trained
 from sapwood.search.contexts import Prompt
 from sapwood.search.deciding import decided
-from sapwood.search.job import CONTEXT, UNMASKED, bare, trained_families
+from sapwood.search.job import CONTEXT, trained_families
 from sapwood.search.masked import masked_ladder
 from sapwood.search.memory import peak_bytes, reset_peak
 from sapwood.search.rungs import written_ladder
@@ -59,20 +59,11 @@ def ladder(bench: Workbench) -> list[Candidate]:
         *_features(bench),
         *(_fixed(bench) if job.prompting.fixed else _prompts(bench)),
         entry("compressed", prefixed.compressed),
-        *_trained(trained_families(job.only) if job.only else TRAINED),
+        *trained(trained_families(job.only) if job.only else TRAINED, tuning.tuned),
     ]
     prompts = [f for f in job.only if f.endswith(CONTEXT) or f == "compressed"]
     needed = {"few-shot"} if prompts else set()
     return [c for c in found if job.wants(c.family) or c.family in needed]
-
-
-def _trained(families: Sequence[str]) -> Iterator[Candidate]:
-    """Yield what trains a method on the base, under its name."""
-    for family in families:
-        if family.endswith(UNMASKED):
-            continue
-        method = bare(family)
-        yield entry(family, tuning.tuned, method=method, under_context=method != family)
 
 
 def _features(bench: Workbench) -> Iterator[Candidate]:
@@ -115,11 +106,8 @@ def _encoder_beside(bench: Workbench) -> Iterator[Candidate]:
 
 def _unmasked(bench: Workbench) -> Iterator[Candidate]:
     """Yield the base read as an encoder under a head, for what label words say badly."""
-    if not bench.job.only and bench.task.name != "pairs":
-        return
-    for family in encoders.unmasked_of(bench):
-        yield entry(family, encoders.tuned_encoder, method=bare(family), encoder=bench.job.model,
-                    share=encoders.UNMASKING)  # fmt: skip
+    if bench.job.only or bench.task.name == "pairs":
+        yield from encoders.unmasked(bench, encoders.tuned_encoder)
 
 
 def _prompts(bench: Workbench) -> Iterator[Candidate]:

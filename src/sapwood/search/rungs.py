@@ -12,9 +12,9 @@ from sapwood.interfaces import Event
 from sapwood.readouts import READOUTS
 from sapwood.registry import resolve
 from sapwood.search import answering, tagging
-from sapwood.search.candidate import Candidate, entry
-from sapwood.search.encoders import BESIDE, HEAD, UNMASKING, methods_of, unmasked_of
-from sapwood.search.job import UNMASKED, bare, trained_families
+from sapwood.search.candidate import Candidate, entry, trained
+from sapwood.search.encoders import BESIDE, HEAD, methods_of, unmasked
+from sapwood.search.job import trained_families
 from sapwood.search.labelling import labelling_ladder
 from sapwood.search.workbench import Made, Making, Workbench
 
@@ -40,8 +40,8 @@ def written_ladder(bench: Workbench) -> Iterator[Candidate]:
         yield from _tagged(bench, encoder, alone=on_encoder)
     if on_encoder:
         return
-    for family in unmasked_of(bench) if found else ():
-        yield entry(family, tagging.tagged, method=bare(family), encoder=job.model, share=UNMASKING)
+    if found:
+        yield from unmasked(bench, tagging.tagged)
     yield entry("zero-shot", answering.prompted)
     # conversations are asked by the base's own chat template, which shows no demonstrations
     spoken = all(row.turns for row in bench.splits.train)
@@ -53,11 +53,8 @@ def written_ladder(bench: Workbench) -> Iterator[Candidate]:
             "few-shot", answering.prompted, f"few-shot-{NEAREST_SHOTS}-{near}",
             shots=NEAREST_SHOTS, selection=near,
         )  # fmt: skip
-    for family in trained_families(job.only) if job.only else TRAINED[: 1 if spoken else None]:
-        if family.endswith(UNMASKED):
-            continue
-        method = bare(family)
-        yield entry(family, answering.tuned, method=method, under_context=method != family)
+    usual = TRAINED[: 1 if spoken else None]
+    yield from trained(trained_families(job.only) if job.only else usual, answering.tuned)
 
 
 def _tagged(bench: Workbench, encoder: str, *, alone: bool) -> Iterator[Candidate]:

@@ -9,17 +9,12 @@ from sapwood.adaptation import Adaptation
 from sapwood.evaluation.tagger import Tagger
 from sapwood.interfaces import Answer, Event, Example
 from sapwood.methods import parts
-from sapwood.methods.defaults import learning_rate
-from sapwood.methods.defaults import times as scales
 from sapwood.methods.parts import Method
 from sapwood.readouts.tags import Tags
-from sapwood.search.encoders import HEAD, require_time
-from sapwood.search.engine import computed_by
-from sapwood.search.judged import Judge, Judged
+from sapwood.search.encoders import HEAD, HeadTraining, require_time
+from sapwood.search.judged import Judged
 from sapwood.search.tuning import asked_for, worded
 from sapwood.search.workbench import Made, Making, Workbench
-from sapwood.training import Recipe, head_weights, scaled_optimiser, started
-from sapwood.training.course import CHECKPOINT_SECONDS, Trained
 from sapwood.training.start import as_trained
 from sapwood.training.tagging import (
     TaggingSupervision,
@@ -57,13 +52,14 @@ def tagged(bench: Workbench, name: str, *, method: str, encoder: str, share: flo
         parts.detach(net)
 
 
-class TagTraining:
-    """One training run of an encoder under tags; a method may be attached already."""
+class TagTraining(HeadTraining):
+    """A training run under tags."""
+
+    head_rate, most_epochs = HEAD_RATE, MOST_EPOCHS
+    head: TrainedTags
 
     def __init__(self, bench: Workbench, name: str, encoder: str) -> None:
-        self.bench, self.name, self.base = bench, name, encoder
-        self.encoder = bench.bases.encoder(encoder)
-        base = bench.bases.get(encoder)
+        base, own = bench.bases.get(encoder), bench.bases.encoder(encoder)
         self.tokenizer = base.tokenizer
         self.limit = min(base.max_length, bench.job.max_length)
         train, relations = bench.splits.train, bench.task.name == "relations"
@@ -74,44 +70,11 @@ class TagTraining:
             self.tokenizer, train, scheme, max_length=self.limit, seed=bench.job.seed
         )
         self.rows, self.lost = found.rows, found.lost
-        start = Tags.start(scheme, self.encoder.net.config.hidden_size, seed=bench.job.seed)
-        self.head = TrainedTags(start, device=self.encoder.device)
-        self.weights = head_weights(self.encoder.net, self.head)
+        start = Tags.start(scheme, own.net.config.hidden_size, seed=bench.job.seed)
+        super().__init__(bench, name, encoder, TrainedTags(start, device=own.device))
 
-    def course(self, method: Method | None, share: float) -> Judged:
-        """Return the run, resumed where it was left."""
-        bench, settings = self.bench, self.bench.job.tuning
-        kind = bench.bases.get(self.base).kind == "encoder"
-        rate = HEAD_RATE if method is None else learning_rate(method, encoder=kind)
-        recipe = Recipe(
-            learning_rate=settings.learning_rate or rate,
-            batch_size=min(settings.batch_size, len(self.rows)),
-            epochs=settings.epochs or MOST_EPOCHS,
-            seed=bench.job.seed,
-        )
-        times = dict.fromkeys(self.head.weights(), HEAD_RATE / rate)
-        if method is not None:
-            times |= scales(self.encoder.net, method, encoder=kind)
-        supervision = TaggingSupervision(self.encoder, self.rows, self.head)
-        started(self.encoder.net, supervision)
-        trained = Trained(
-            name=self.name,
-            weights=self.weights,
-            supervised=computed_by(bench.job, supervision),
-            optimiser=scaled_optimiser(self.weights, recipe, times),
-            recipe=recipe,
-        )
-        judge = Judge(
-            training=self._training,
-            said=self._said,
-            seconds=lambda: share * bench.tuning_seconds(self.name),
-            passes=1.0,
-        )
-        return Judged(bench, trained, judge, pause=CHECKPOINT_SECONDS)
-
-    def _training(self, on: bool) -> None:
-        self.head.train(on)
-        parts.train(self.encoder.net, on)
+    def _supervision(self) -> TaggingSupervision:
+        return TaggingSupervision(self.encoder, self.rows, self.head)
 
     def _tagger(self) -> Tagger:
         readout = self.head.readout()

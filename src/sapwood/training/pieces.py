@@ -106,13 +106,7 @@ def run(body: Any, packed: Packed, **more: Any) -> Tensor:
     pack = packed.pack
     if packed.types is not None:
         more["token_type_ids"] = packed.types
-    states: Tensor = body(
-        input_ids=pack.ids,
-        attention_mask=torch.zeros(1, 1, 1, 1, dtype=body.dtype, device=pack.ids.device),
-        position_ids=pack.layout.positions[None],
-        pack=pack.layout,
-        **more,
-    ).last_hidden_state
+    states: Tensor = body(**pack.inputs(body.dtype), **more).last_hidden_state
     return states[0]
 
 
