@@ -217,8 +217,8 @@ def test_pairs_relations_and_events_are_tried(page, shown, tmp_path, task, lang)
     frames = {"pairs": (), "relations": RELATIONS, "events": (EVENT,)}[task]
     page.goto(shown(task, rows_of(task), frames) + f"?lang={lang}")
     if task == "pairs":
-        assert page.locator("[name=head]").input_value() == "Ann"
-        page.locator("[name=tail]").fill("Bo left")
+        assert page.locator("#try [name=head]").input_value() == "Ann"
+        page.locator("#try [name=tail]").fill("Bo left")
     else:
         page.locator("#text").fill(TEXT if task == "relations" else "Ann sold car & fled")
     page.keyboard.press("Control+Enter") if task != "pairs" else page.keyboard.press("Enter")
@@ -226,5 +226,23 @@ def test_pairs_relations_and_events_are_tried(page, shown, tmp_path, task, lang)
     answer = page.locator("article.won .reply")
     wanted = {"pairs": "Bo left", "relations": "Ann PER — met → Bo PER", "events": "Seller"}[task]
     assert wanted in " ".join(answer.inner_text().split())
-    Eye(page, tmp_path).look(f"try-{task}-{lang}")
+    eye = Eye(page, tmp_path)
+    eye.look(f"try-{task}-{lang}")
+    if task == "pairs":
+        assert page.locator("#add [name=tail]").input_value() == "Bo left"
+    else:
+        said = page.locator("#add [name=answer]").input_value()
+        assert (
+            said
+            == {
+                "relations": "met: Ann (PER) -> Bo #1 (PER)\nleft <it>: Bo #2 (PER) -> met",
+                "events": "Sale: sold | Seller: Ann | Thing: car",
+            }[task]
+        )
+        page.locator("#add [name=answer]").fill(said.partition("\n")[0])
+    page.locator("#add button").click()
+    count = len(rows_of(task)) + 1
+    words = {"en": f"The data have {count} rows now", "zh": f"现在共有 {count} 行数据"}[lang]
+    assert words in page.locator("main").inner_text()
+    eye.look(f"added-{task}-{lang}")
     assert page.complaints == []

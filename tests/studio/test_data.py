@@ -2,15 +2,22 @@
 
 import json
 import random
+import re
 
 import pytest
 from tests.studio.conftest import WORDS
 
 from sapwood.errors import DataError
-from sapwood.interfaces import Span
-from sapwood.studio.adding import add, entities
+from sapwood.studio.adding import add
 from sapwood.studio.baseline import Baselines, measure
+from sapwood.studio.forms import Form
 from sapwood.studio.looking import blocked, look, mend
+from sapwood.studio.questions import ONE, PAIR, TWO, question_of
+from sapwood.tasks.bio import HEAD, TAIL
+
+
+def one(text):
+    return question_of(Form([("text", text)]), ONE)
 
 
 def test_a_file_is_seen_once_until_it_changes(take, reviews, workspace):
@@ -66,8 +73,8 @@ def test_what_can_be_mended_is_mended_in_the_copy(take, write_rows, tmp_path, wo
 
 def test_a_labelled_row_is_added_and_read_back(take, reviews, workspace):
     project = take(reviews)
-    assert add(project, "a fine day", "positive") == 121
-    assert add(workspace.project(project.id), "an odd\nday", "odd") == 122
+    assert add(project, one("a fine day"), "positive") == 121
+    assert add(workspace.project(project.id), one("an odd\nday"), "odd") == 122
     changed = workspace.project(project.id)
     rows = [json.loads(line) for line in changed.data.read_text("utf-8").splitlines()]
     assert rows[-2:] == [
@@ -79,7 +86,7 @@ def test_a_labelled_row_is_added_and_read_back(take, reviews, workspace):
 
 def test_entities_are_added_as_the_file_writes_them(take, entities, workspace, tmp_path):
     project = take(entities)
-    assert add(project, "Then Ada left.", "PER: Ada") == 61
+    assert add(project, one("Then Ada left."), "PER: Ada") == 61
     changed = workspace.project(project.id)
     last = json.loads(changed.data.read_text("utf-8").splitlines()[-1])
     assert last["entities"] == [{"start": 5, "end": 8, "label": "PER"}]
@@ -87,7 +94,7 @@ def test_entities_are_added_as_the_file_writes_them(take, entities, workspace, t
     tagged.write_text("".join(f"Ada B-PER\nran O\n{n} O\n\n" for n in range(30)))
     other = take(tagged)
     assert look(other)["task"] == "entities"
-    assert add(other, "Ada Byron ran.", "PER: Ada Byron") == 31
+    assert add(other, one("Ada Byron ran."), "PER: Ada Byron") == 31
     other = workspace.project(other.id)
     last = json.loads(other.data.read_text("utf-8").splitlines()[-1])
     assert last == {
@@ -101,7 +108,7 @@ def test_several_labels_are_added(take, tmp_path, workspace):
     rows = [{"text": f"t {n}", "labels": ["a", "b"][: 1 + n % 2]} for n in range(40)]
     path.write_text("\n".join(map(json.dumps, rows)))
     project = take(path).save(task="multi-label")
-    assert add(project, "new", "a\nb\n") == 41
+    assert add(project, one("new"), "a\nb\n") == 41
     last = json.loads(workspace.project(project.id).data.read_text("utf-8").splitlines()[-1])
     assert last == {"text": "new", "labels": ["a", "b"]}
 
@@ -117,24 +124,8 @@ def test_rows_without_words_are_refused(take, reviews, text, answer, told):
     project = take(reviews)
     before = project.data.read_bytes()
     with pytest.raises(DataError) as error:
-        add(project, text, answer)
+        add(project, one(text), answer)
     assert str(error.value).startswith(told) and project.data.read_bytes() == before
-
-
-def test_every_entity_that_cannot_be_used_is_told():
-    text = "Ada met Ada in Rome."
-    found = entities(text, ["PER: Ada", "LOC: Rome", "PER: Ada"])
-    assert found == (
-        Span(start=0, end=3, label="PER"), Span(start=8, end=11, label="PER"),
-        Span(start=15, end=19, label="LOC"),
-    )  # fmt: skip
-    with pytest.raises(DataError) as told:
-        entities(text, ["Rome", "PER: Bob", "LOC: Rome", "LOC: Rome"])
-    assert told.value.details == (
-        "'Rome' is not TYPE: words",
-        "'Bob' is not in the text",
-        "'Rome' is not in the text once more",
-    )
 
 
 def test_conversations_are_added_and_what_is_not_says_so(take, tmp_path, workspace):
@@ -143,14 +134,98 @@ def test_conversations_are_added_and_what_is_not_says_so(take, tmp_path, workspa
     path.write_text("\n".join(json.dumps({"messages": turns}) for _ in range(30)))
     project = take(path)
     assert look(project)["task"] == "dialogue"
-    assert add(project, "How are you?", "Fine.\nAnd you?") == 31
+    assert add(project, one("How are you?"), "Fine.\nAnd you?") == 31
     project = workspace.project(project.id)
     assert json.loads(project.data.read_text("utf-8").splitlines()[-1])["messages"] == [
         {"role": "user", "content": "How are you?"},
         {"role": "assistant", "content": "Fine.\nAnd you?"},
     ]
-    with pytest.raises(DataError, match="not added here"):
-        add(project.save(task="relations"), "hi", "hello")
+
+
+def last_row(workspace, project):
+    return json.loads(workspace.project(project.id).data.read_text("utf-8").splitlines()[-1])
+
+
+def written(path, rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def test_two_texts_are_added(take, tmp_path, workspace):
+    rows = [{"premise": f"p {n}", "hypothesis": f"h {n}", "label": "yn"[n % 2]} for n in range(40)]
+    project = take(written(tmp_path / "two.jsonl", rows))
+    asked = question_of(Form([("text", "new"), ("text_pair", "other")]), TWO)
+    assert add(project, asked, "y") == 41
+    assert last_row(workspace, project) == {"premise": "new", "hypothesis": "other", "label": "y"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [("text", "Bo met Ann."), ("head", "Ann"), ("tail", "Bo")],
+        [("text", "[E2]Bo[/E2] met [E1]Ann[/E1].")],
+    ],
+)
+def test_marked_pairs_are_added(take, tmp_path, workspace, fields):
+    rows = [
+        {"text": f"A{n} saw B.", "head": {"start": 0, "end": 2}, "tail": "B",
+         "relation": "kl"[n % 2]}
+        for n in range(10)
+    ] * 4  # fmt: skip
+    project = take(written(tmp_path / "pairs.jsonl", rows)).save(task="pairs")
+    fields = [(name, re.sub(r"\[(/?)E([12])\]", marks_as_rows_have_them, value))
+              for name, value in fields]  # fmt: skip
+    assert add(project, question_of(Form(fields), PAIR), "k") == 41
+    assert last_row(workspace, project) == {
+        "text": "Bo met Ann.", "relation": "k", "head": {"start": 7, "end": 10, "text": "Ann"},
+        "tail": {"start": 0, "end": 2, "text": "Bo"},
+    }  # fmt: skip
+
+
+def marks_as_rows_have_them(found):
+    return (HEAD if found[2] == "1" else TAIL)[1 if found[1] else 0]
+
+
+TYPED = {
+    "text": "Ann lives in Rome.",
+    "entities": [{"start": 0, "end": 3, "type": "person"},
+                 {"start": 13, "end": 17, "type": "city"}],
+    "relations": [{"head": 0, "tail": 1, "type": "lives in"}],
+}  # fmt: skip
+SOLD = {
+    "text": "Ann sold her boat.",
+    "events": [{"type": "sale", "trigger": {"start": 4, "end": 8, "text": "sold"},
+                "arguments": [{"role": "seller", "start": 0, "end": 3, "text": "Ann"}]}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "text", "answer", "other", "wanted"),
+    [
+        (
+            "relations", TYPED, "李白 lives in 碎叶.", "lives in: 李白 (person) -> 碎叶 (city)",
+            "relations",
+            [{"type": "lives in",
+              "head": {"start": 0, "end": 2, "text": "李白", "type": "person"},
+              "tail": {"start": 12, "end": 14, "text": "碎叶", "type": "city"}}],
+        ),
+        ("relations", TYPED, "Nobody is there.", "", "relations", []),
+        (
+            "events", SOLD, "Bo sold it.", "sale: sold | seller: Bo", "events",
+            [{"type": "sale", "trigger": {"start": 3, "end": 7, "text": "sold"},
+              "arguments": [{"role": "seller", "start": 0, "end": 2, "text": "Bo"}]}],
+        ),
+    ],
+)  # fmt: skip
+def test_relations_and_events_are_added(
+    take, tmp_path, workspace, task, row, text, answer, other, wanted
+):
+    rows = [{**row, "text": f"{row['text']} {n}"} for n in range(40)]
+    project = take(written(tmp_path / "said.jsonl", rows)).save(task=task)
+    assert add(project, one(text), answer) == 41
+    found = last_row(workspace, project)
+    assert found == {"text": text, other: wanted}
+    assert look(workspace.project(project.id))["kept"] == 41
 
 
 def test_the_baselines_are_those_of_a_run_on_the_same_rows(take, reviews, small_run):

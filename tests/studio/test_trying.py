@@ -40,7 +40,7 @@ def test_a_pair_is_marked_as_in_the_training_rows():
     inside = asked(PAIR, text="New York City", head="New York City", tail="York")
     assert inside.text == "<head>New <tail>York</tail> City</head>"
     given = asked(PAIR, text=one.text, head="", tail="")
-    assert (given.text, given.shown, given.ends) == (one.text, TEXT, ())
+    assert (given.text, given.shown, given.ends) == (one.text, TEXT, one.ends)
     chinese = asked(PAIR, text="李白生于碎叶城。", head="李白", tail="碎叶城")
     assert chinese.text == "<head>李白</head>生于<tail>碎叶城</tail>。"
 
@@ -169,10 +169,9 @@ def test_two_texts_are_tried(tried, lang, words):
     client = tried("classification", [{**r, "text_a": r.pop("text")} for r in rows], engine)
     page = client.get(f"/p/rows/try?lang={lang}").text
     assert words in page and "red song 0</textarea>" in page
-    assert 'id="add"' not in page  # a row of two texts is added by hand
     page = client.post("/p/rows/try", {"text": "a fine day", "text_pair": "a day & night"}).text
     assert set(engine.asked) == {"a fine day\na day & night"}
-    assert "a day &amp; night</textarea>" in page
+    assert page.count("a day &amp; night</textarea>") == 2  # what is asked, and the row to add
     assert "There is no second text." in client.post("/p/rows/try/tuned", {"text": "x"}).text
 
 

@@ -86,9 +86,3 @@ def in_words(text: str, answer: Answer) -> list[dict[str, Any]]:
         }
         for frame in answer.frames
     ]
-
-
-def as_lines(text: str, answer: Answer) -> str:
-    """Return entities as the form that adds a row takes them."""
-    heads = [(f.label, f.head) for f in answer.frames if f.head is not None]
-    return "\n".join(f"{label}: {text[head.start : head.end]}" for label, head in heads)

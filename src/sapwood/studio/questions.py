@@ -14,15 +14,21 @@ from sapwood.tasks.bio import HEAD, TAIL, is_dense, mark_pair
 
 _MARKS = re.compile("|".join(map(re.escape, (*HEAD, *TAIL))))
 ONE, TWO, PAIR = ("text",), ("text", "text_pair"), ("text", "head", "tail")
+ONE_LABEL = ("classification", "pairs")  # the tasks whose answer is one label
 _PLACES = {"head": "first", "tail": "second"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What an adaptation is asked; `ends`: the characters of a marked pair in `shown`."""
+    """What an adaptation is asked: `text`, as its rows are read.
+
+    `shown`: the text as a person gave it, without marks; `second`: the other of two; `ends`: the
+    characters of a pair in `shown`.
+    """
 
     text: str
     shown: str
+    second: str = ""
     ends: tuple[tuple[int, int], ...] = ()
 
 
@@ -42,7 +48,7 @@ def question_of(form: Form, fields: tuple[str, ...]) -> Question:
         other = form.text("text_pair")
         if not other.strip():
             raise DataError("E-DATA-303", "There is no second text.", fix="write both texts")
-        return Question(text=f"{text.strip()}\n{other.strip()}", shown=text)
+        return Question(text=f"{text.strip()}\n{other.strip()}", shown=text, second=other)
     if fields == PAIR:
         return _pair(text, form.text("head").strip(), form.text("tail").strip())
     return Question(text=text, shown=text)
@@ -54,7 +60,8 @@ def _pair(text: str, head: str, tail: str) -> Question:
     A text that has the marks of the training rows already is asked as it is.
     """
     if not head and not tail and all(mark in text for mark in (*HEAD, *TAIL)):
-        return Question(text=text, shown=_MARKS.sub("", text))
+        ends = tuple((_plain(text, one), _plain(text, two)) for one, two in (HEAD, TAIL))
+        return Question(text=text, shown=_MARKS.sub("", text), ends=ends)
     words = {"head": head, "tail": tail}
     wrong = [f"the {_PLACES[name]} one is empty" for name in words if not words[name]]
     wrong += [f"'{part}' is not in the text" for part in words.values() if part not in text]
@@ -69,6 +76,11 @@ def _pair(text: str, head: str, tail: str) -> Question:
     at = (apart or free)[0]
     two = at, at + len(tail)
     return Question(text=mark_pair(text, one, two), shown=text, ends=(one, two))
+
+
+def _plain(text: str, mark: str) -> int:
+    """Return where a mark of a text would stand in the text without marks."""
+    return len(_MARKS.sub("", text[: text.index(mark)]))
 
 
 def example_of(fields: tuple[str, ...], seen: Mapping[str, Any]) -> dict[str, str]:

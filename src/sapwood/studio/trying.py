@@ -12,18 +12,18 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 
 from sapwood.errors import ConfigError, DataError, SapwoodError
 from sapwood.interfaces import Turn
-from sapwood.studio.adding import ADDABLE, add
+from sapwood.studio.adding import SPANS, add
 from sapwood.studio.forms import Form, Said
+from sapwood.studio.lines import as_lines
 from sapwood.studio.looking import look
-from sapwood.studio.marking import as_lines, ends_marked, in_words, marked, marks_of
+from sapwood.studio.marking import ends_marked, in_words, marked, marks_of
 from sapwood.studio.pages import Studio
-from sapwood.studio.questions import ONE, Question, example_of, fields_of, question_of
+from sapwood.studio.questions import ONE_LABEL, Question, example_of, fields_of, question_of
 from sapwood.studio.results import chosen
 from sapwood.studio.room import WRITING, Column, columns_of, found, labels, written
 from sapwood.studio.workspace import Project, Run
 
 _TURNS = 40  # of a conversation
-ONE_LABEL = ("classification", "pairs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,9 @@ def _beside(router: APIRouter, studio: Studio) -> None:
         answer = "\n".join(form.every("answer")).replace("\r\n", "\n")
         answer = form.get("new", 1000) or answer
         try:
-            count = add(project, form.text("text"), answer)
+            seen = look(project)
+            asked = question_of(form, fields_of(seen["task"], seen))
+            count = add(project, asked, answer)
         except DataError as error:
             return studio.forward(back, error=error)
         t = studio.talk(request)
@@ -137,13 +139,14 @@ def _page(
     form: Form | None = None, said: dict[str, str] | None = None,
 ) -> Response:  # fmt: skip
     seen = look(project)
-    values: dict[str, Any] = {"trial": trial, "said": said or {}, "seen": seen}
-    values |= {"addable": seen["task"] in ADDABLE, "writing": False, "spoken": False}
+    asks = fields_of(seen["task"], seen)
+    values: dict[str, Any] = {"trial": trial, "said": said or {}, "seen": seen, "asks": asks}
+    values |= {"asked": {name: form.text(name) if form else "" for name in asks}}
+    values |= {"spans": SPANS, "one_label": ONE_LABEL, "writing": False, "spoken": False}
     if trial is not None:
         fields = fields_of(trial.task, seen)
         given = {name: form.text(name) for name in fields} if form else example_of(fields, seen)
-        values |= {"fields": fields, "given": given, "text": given["text"] if form else "",
-                   "addable": values["addable"] and fields == ONE}  # fmt: skip
+        values |= {"fields": fields, "given": given}
         values |= {"writing": trial.task in WRITING, "spoken": trial.task == "dialogue",
                    "known": list((seen["findings"] or {}).get("labels") or {})[:200],
                    "metric": trial.report.get("metric", "accuracy"),
@@ -192,7 +195,7 @@ def _answered(studio: Studio, trial: Trial, column: Column, asked: Question) -> 
         return {"kind": "several", "names": names}
     shown = marked(text, marks_of(trial.task, answer.frames))
     return {"kind": "spans", "marked": shown, "frames": in_words(text, answer),
-            "lines": as_lines(text, answer)}  # fmt: skip
+            "lines": as_lines(trial.task, text, answer.frames)}  # fmt: skip
 
 
 def _turns(form: Form) -> tuple[Turn, ...]:

@@ -194,7 +194,7 @@ function trying(form) {
     if (form.dataset.spoken) field.value = "";
     await Promise.all(parts.map((part) => asked(part, text, form)));
     button.disabled = false;
-    offered(text, parts);
+    offered(form, parts, text);
     if (form.dataset.spoken) field.focus();
   });
   field.addEventListener("keydown", (event) => {
@@ -203,14 +203,18 @@ function trying(form) {
 }
 
 // What was asked, and what the recommended one answered, is what the form below begins with.
-function offered(text, parts) {
+function offered(asked, parts, text) {
   const form = document.getElementById("add");
   if (!form) return;
-  form.querySelector("[name=text]").value = text;
+  for (const name of ["text", "text_pair", "head", "tail"]) {
+    const field = form.querySelector(`[name=${name}]`);
+    if (field) field.value = name === "text" ? text : asked.querySelector(`[name=${name}]`)?.value ?? "";
+  }
   const best = document.querySelector("article.won .reply") || parts[parts.length - 1];
   const answer = form.querySelector("[name=answer]");
   const label = best?.querySelector(".probable .first .name")?.textContent;
-  if (label !== undefined && answer.tagName === "SELECT") answer.value = label;
+  const known = [...(answer.options || [])].find((one) => one.value === label);
+  if (known) known.selected = true;
   const lines = best?.querySelector(".lines")?.value;
   if (lines !== undefined) answer.value = lines;
   const names = [...(best?.querySelectorAll(".labels .tag") || [])].map((one) => one.textContent);
