@@ -46,6 +46,12 @@ def end_ids(tokenizer: Any, named: int | Sequence[int] | None = None) -> tuple[i
     return tuple(sorted(int(token) for token in found if token is not None))
 
 
+def parting(tokenizer: Any, separator: str) -> tuple[int, ...]:
+    """Return the token that parts examples, which ends an answer too; () where it is none alone."""
+    ids = tokenizer(separator, add_special_tokens=False, verbose=False)["input_ids"]
+    return tuple(map(int, ids)) if len(ids) == 1 else ()
+
+
 def next_speakers(tokenizer: Any) -> tuple[str, ...]:
     """Return the words that end an answer in a plain dialogue, none under a chat template.
 

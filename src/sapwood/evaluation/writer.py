@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from sapwood.context.prompter import Context
-from sapwood.context.turns import end_ids, next_speakers, render, shorter
+from sapwood.context.turns import end_ids, next_speakers, parting, render, shorter
 from sapwood.evaluation.bases import Bases
 from sapwood.evaluation.chooser import Chooser
 from sapwood.evaluation.likelihood import Likelihood
@@ -136,10 +136,7 @@ class Writer:
         """Return the tokens that end an answer, after a template what parts examples too."""
         if row.turns:
             return self.ends
-        between = self.tokenizer(
-            self.context.template.separator, add_special_tokens=False, verbose=False
-        )["input_ids"]
-        return (*self.ends, *between) if len(between) == 1 else self.ends
+        return (*self.ends, *parting(self.tokenizer, self.context.template.separator))
 
     @property
     def guided(self) -> bool:

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from sapwood.methods.adapter import Bottleneck, Tap
 from sapwood.methods.ia3 import Ia3Layer
-from sapwood.methods.low_rank import LowRank, product
+from sapwood.methods.low_rank import LowRank
 from sapwood.methods.parts import Part
 from sapwood.methods.sharing import Passing, Plan, Sharing, Where, add, factors
 from sapwood.methods.stacks import Prepared, Stack, answered, prepared
+from sapwood.models.products import faster
 
 # Most stacked low-rank rows. Forward and backward of a 576 x 1536 layer, ranks of 8, 640 (160)
 # tokens, one CPU core, milliseconds, stacked against a loop over each adaptation's own tokens:
@@ -163,7 +164,7 @@ class BankLayer(LowRank):
     ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
         """Return (output, x W^T where there is a gain, inner products), without a graph."""
         flat, plain = x.flatten(0, -2), None
-        out = product(flat, self.out_by_in(), self.bias if gain is None else None)
+        out = faster(flat, self.out_by_in(), self.bias if gain is None else None)
         if gain is not None:
             plain, out = out, out * gain
             if self.bias is not None:

@@ -15,17 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from sapwood.launch import onednn_is_faster
 from sapwood.methods.gate import Gate
 from sapwood.methods.parts import Part
-
-
-def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return x W^T + b by the library that is faster here; both are exact to float32 rounding."""
-    if x.dtype == torch.float32 and x.device.type == "cpu" and onednn_is_faster():
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return out
-    return functional.linear(x, weight, bias)
+from sapwood.models.products import faster
 
 
 class _Branch(torch.autograd.Function):
@@ -109,7 +101,7 @@ class LowRank(Part):
 
     def back(self, grad: Tensor) -> Tensor:
         """Return grad W, (tokens, inputs): the gradient that passes through the base weight."""
-        return product(grad, self.out_by_in().t(), None)
+        return faster(grad, self.out_by_in().t(), None)
 
     def dropped(self, x: Tensor, seed: int) -> Tensor | None:
         """Return the dropout mask of `seed`, scaled, (tokens, inputs), or None without dropout."""
@@ -125,7 +117,7 @@ class LowRank(Part):
         """Return (output, x A^T (tokens, rank)), without recording a graph of its own."""
         a, b, gain = factors
         flat = x.flatten(0, -2)
-        out = product(flat, self.out_by_in(), self.bias if gain is None else None)
+        out = faster(flat, self.out_by_in(), self.bias if gain is None else None)
         mask = self.dropped(flat, seed)
         inner = (flat if mask is None else flat * mask) @ a.to(x.dtype).t()
         out.addmm_(inner, b.to(x.dtype).t(), alpha=self.scale)

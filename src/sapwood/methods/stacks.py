@@ -17,8 +17,9 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from sapwood.methods.low_rank import LowRank, product
+from sapwood.methods.low_rank import LowRank
 from sapwood.methods.sharing import Branches, Group, Own, Sharing, Where, add
+from sapwood.models.products import faster
 
 # Ranks are filled up with zeros to one of these or their doubles: one product for all that share.
 _LEAST_RANK = 8
@@ -192,7 +193,7 @@ def _placed(
 def answered(layer: LowRank, x: Tensor, ready: Prepared) -> Tensor:
     """Return the output of base and branches, without a graph."""
     flat, gain = x.flatten(0, -2), ready.gain
-    out = product(flat, layer.out_by_in(), layer.bias if gain is None else None)
+    out = faster(flat, layer.out_by_in(), layer.bias if gain is None else None)
     if gain is not None:
         out.mul_(gain)
         if layer.bias is not None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sapwood.context.turns import end_ids, next_speakers, render
+from sapwood.context.turns import end_ids, next_speakers, parting, render
 from sapwood.errors import ConfigError, ModelError
 from sapwood.interfaces import Example
 from sapwood.models.choosing import Sampling, check_guided, stops_of
@@ -59,7 +59,8 @@ class Prompts:
         ids, prefix, stops = self._read(wish, resident)
         ends = self.ends
         if resident is not None and resident.reader is not None and wish.text:
-            ends = (*ends, *self._separator(resident))
+            separator = resident.reader.context.template.separator
+            ends = (*ends, *parting(self.tokenizer, separator))
         asked = wish.sampling
         sampling = replace(asked, stop_ids=(*asked.stop_ids, *ends), stops=(*asked.stops, *stops))
         left = self.limit - prefix.next_position - len(ids)
@@ -113,11 +114,6 @@ class Prompts:
     def _beginning(self) -> int:
         found = self.tokenizer.bos_token_id
         return int(self.ends[0] if found is None else found)
-
-    def _separator(self, resident: Resident) -> tuple[int, ...]:
-        assert resident.reader is not None
-        ids = self._ids(resident.reader.context.template.separator, False)
-        return tuple(ids) if len(ids) == 1 else ()
 
     def _schema_guide(self, schema: str) -> Guide:
         if self._guides is None:

@@ -47,7 +47,6 @@ class Resident:
     """
 
     name: str
-    folder: Path
     digest: str
     adaptation: Adaptation | None = None
     method: Method | None = None
@@ -113,9 +112,7 @@ def prepare(name: str, folder: Path, bases: Bases, base: str, *, proven: bool) -
         _check_base(made.base, bases, base)
         made = replace(made, base=replace(made.base, name=base))
     plain = _why_plain(made, bases, base)
-    found = Resident(
-        name=name, folder=folder, digest=digest, adaptation=made, method=made.method, plain=plain
-    )
+    found = Resident(name=name, digest=digest, adaptation=made, method=made.method, plain=plain)
     if plain and proven:
         return found
     opened = asking(made, bases, stored=True) if proven else asked_safely(made, bases)
@@ -172,7 +169,7 @@ def _method_alone(name: str, folder: Path, digest: str, bases: Bases, base: str)
             f"'{name}' cannot be served: {plain}.",
             fix="merge it, and serve the merged base: sapwood merge",
         )
-    return Resident(name=name, folder=folder, digest=digest, method=method, made=made, bare=bare)
+    return Resident(name=name, digest=digest, method=method, made=made, bare=bare)
 
 
 @torch.no_grad()
