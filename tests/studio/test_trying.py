@@ -37,6 +37,8 @@ def test_a_pair_is_marked_as_in_the_training_rows():
     assert (one.shown, one.ends) == (TEXT, ((0, 3), (8, 10)))
     same = asked(PAIR, text=TEXT, head="Bo", tail="Bo")
     assert same.text == "Ann met <head>Bo</head>, and <tail>Bo</tail> left."
+    later = asked(PAIR, text=TEXT, head="Ann", tail="Bo #2")
+    assert later.text == "<head>Ann</head> met Bo, and <tail>Bo</tail> left."
     inside = asked(PAIR, text="New York City", head="New York City", tail="York")
     assert inside.text == "<head>New <tail>York</tail> City</head>"
     given = asked(PAIR, text=one.text, head="", tail="")

@@ -84,6 +84,33 @@ def read_lines(task: str, text: str, lines: Sequence[str], names: Names) -> tupl
     return tuple(found)
 
 
+def place(text: str, words: str, label: str = "", taken: Sequence[Span] = ()) -> Span:
+    """Return where words stand in a text: the place that is numbered, or the first that is free.
+
+    Raises ValueError, which says what is not in the text.
+    """
+    numbered = _NUMBER.fullmatch(words)
+    of = _places(text, numbered[1]) if numbered else []
+    if numbered and int(numbered[2]) <= len(of):
+        start, end = of[int(numbered[2]) - 1]
+        return Span(start=start, end=end, label=label)
+    places = _places(text, words)
+    for start, end in places:
+        if all(end <= one.start or one.end <= start for one in taken):
+            return Span(start=start, end=end, label=label)
+    if numbered and of:
+        raise ValueError(f"'{numbered[1]}' is not in the text {numbered[2]} times")
+    raise ValueError(f"'{words}' is not in the text" + (" once more" if places else ""))
+
+
+def place_beside(text: str, words: str, head: Span, label: str = "") -> Span:
+    """Return where words stand beside a head; in it, where they stand nowhere else."""
+    try:
+        return place(text, words, label, [head])
+    except ValueError:
+        return place(text, words, label)
+
+
 class _NotSoError(ValueError):
     """A line that has not the parts it should have."""
 
@@ -91,7 +118,7 @@ class _NotSoError(ValueError):
 def _entity(text: str, line: str, names: Names, found: Sequence[Frame]) -> Frame:
     label, words = _labelled(line, names.types)
     taken = [frame.head for frame in found if frame.head is not None]
-    return Frame(label=label, head=_place(text, words, label, taken))
+    return Frame(label=label, head=place(text, words, label, taken))
 
 
 def _relation(text: str, line: str, names: Names, found: Sequence[Frame]) -> Frame:
@@ -100,10 +127,8 @@ def _relation(text: str, line: str, names: Names, found: Sequence[Frame]) -> Fra
     if len(ends) != 2 or not all(ends):
         raise _NotSoError
     (words, kind), (others, other) = (_typed(end, names) for end in ends)
-    head = _place(text, words, kind)
-    nested = others in words  # then it may be a part of the head that is meant
-    tail = _place(text, others, other, () if nested and len(_places(text, others)) == 1 else [head])
-    return Frame(label=label, head=head, arguments=(tail,))
+    head = place(text, words, kind)
+    return Frame(label=label, head=head, arguments=(place_beside(text, others, head, other),))
 
 
 def _event(text: str, line: str, names: Names, found: Sequence[Frame]) -> Frame:
@@ -113,8 +138,8 @@ def _event(text: str, line: str, names: Names, found: Sequence[Frame]) -> Frame:
         raise _NotSoError
     label, trigger = (first, "") if alone else _labelled(first, names.types)
     parts = [_labelled(part, names.roles) for part in others]
-    arguments = {_place(text, words, role) for role, words in parts}
-    head = _place(text, trigger, label) if trigger else None
+    arguments = {place(text, words, role) for role, words in parts}
+    head = place(text, trigger, label) if trigger else None
     return Frame(label=label, head=head, arguments=tuple(sorted(arguments)))
 
 
@@ -151,22 +176,6 @@ def _typed(words: str, names: Names) -> tuple[str, str]:
 def _places(text: str, words: str) -> list[tuple[int, int]]:
     pattern = r"\s+".join(map(re.escape, words.split()))
     return [match.span() for match in re.finditer(pattern, text)] if pattern else []
-
-
-def _place(text: str, words: str, label: str, taken: Sequence[Span] = ()) -> Span:
-    """Return where words stand in a text: the place that is numbered, or the first that is free."""
-    numbered = _NUMBER.fullmatch(words)
-    of = _places(text, numbered[1]) if numbered else []
-    if numbered and int(numbered[2]) <= len(of):
-        start, end = of[int(numbered[2]) - 1]
-        return Span(start=start, end=end, label=label)
-    places = _places(text, words)
-    for start, end in places:
-        if all(end <= one.start or one.end <= start for one in taken):
-            return Span(start=start, end=end, label=label)
-    if numbered and of:
-        raise ValueError(f"'{numbered[1]}' is not in the text {numbered[2]} times")
-    raise ValueError(f"'{words}' is not in the text" + (" once more" if places else ""))
 
 
 def _words(text: str, span: Span) -> str:

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sapwood.errors import DataError
+from sapwood.interfaces import Span
 from sapwood.studio.forms import Form
+from sapwood.studio.lines import place, place_beside
 from sapwood.tasks.bio import HEAD, TAIL, is_dense, mark_pair
 
 _MARKS = re.compile("|".join(map(re.escape, (*HEAD, *TAIL))))
 ONE, TWO, PAIR = ("text",), ("text", "text_pair"), ("text", "head", "tail")
 ONE_LABEL = ("classification", "pairs")  # the tasks whose answer is one label
-_PLACES = {"head": "first", "tail": "second"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,26 +56,27 @@ def question_of(form: Form, fields: tuple[str, ...]) -> Question:
 
 
 def _pair(text: str, head: str, tail: str) -> Question:
-    """Return a question about two parts; of words that stand there twice, the first are meant.
+    """Return a question about two parts; of words that stand there twice, the first or "Ada #2".
 
     A text that has the marks of the training rows already is asked as it is.
     """
     if not head and not tail and all(mark in text for mark in (*HEAD, *TAIL)):
         ends = tuple((_plain(text, one), _plain(text, two)) for one, two in (HEAD, TAIL))
         return Question(text=text, shown=_MARKS.sub("", text), ends=ends)
-    words = {"head": head, "tail": tail}
-    wrong = [f"the {_PLACES[name]} one is empty" for name in words if not words[name]]
-    wrong += [f"'{part}' is not in the text" for part in words.values() if part not in text]
+    wrong = [f"the {name} one is empty" for name, words in (("first", head), ("second", tail))
+             if not words]  # fmt: skip
+    found: list[Span] = []
+    for words in filter(None, (head, tail)):
+        try:
+            found.append(place_beside(text, words, *found) if found else place(text, words))
+        except ValueError as error:
+            wrong.append(str(error))
     if wrong:
         raise DataError(
             "E-DATA-303", "It cannot be told between which two parts of the text.", details=wrong,
             fix="write each of them as it stands in the text",
         )  # fmt: skip
-    one = text.index(head), text.index(head) + len(head)
-    free = [m.start() for m in re.finditer(re.escape(tail), text)]
-    apart = [at for at in free if at >= one[1] or at + len(tail) <= one[0]]
-    at = (apart or free)[0]
-    two = at, at + len(tail)
+    one, two = ((span.start, span.end) for span in found)
     return Question(text=mark_pair(text, one, two), shown=text, ends=(one, two))
 
 
