@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -126,6 +127,30 @@ def test_tokens_are_those_of_the_queries_not_of_the_context(bases, candidate):
         predictor.probabilities(TEXTS[:1])
         a_query, context = predictor.tokens, len(predictor.reader.prompter.prefix)
     assert 0 < a_query < 60 < context
+
+
+@pytest.mark.parametrize("name", ["probe", "knn-few-shot", "few-shot-8-bm25"])
+def test_features_alone_are_those_read_with_scores_without_the_labels_tokens(
+    bases, candidate, name
+):
+    made = candidate(name)
+    words = {"negative": "a dull and sour act", "positive": "a great film"}
+    context = replace(made.context, template=replace(made.context.template, words=words))
+    reader = Reader(bases, made.base.name, context, made.labels)
+    whole, alone = reader.read(TEXTS), reader.features(TEXTS)
+    np.testing.assert_allclose(alone.features, whole.features, atol=2e-5)
+    assert alone.scores.shape == (4, 0) and alone.seconds > 0
+    inner = len(reader.trie.tokens) - 1
+    assert inner > 3 and whole.tokens - alone.tokens == inner * len(TEXTS)
+
+
+def test_a_readout_of_features_reads_no_labels(bases, candidate, monkeypatch):
+    def read(*_, **__):
+        raise AssertionError("scores were read")
+
+    monkeypatch.setattr(Reader, "read", read)
+    with Predictor(candidate("probe"), bases) as predictor:
+        assert predictor.probabilities(TEXTS).shape == (4, 2)
 
 
 def test_records_of_a_base(bases, small_base):

@@ -36,7 +36,7 @@ def test_values_and_gradients_are_the_same(
 ) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     wanted = run(net(), x)
-    monkeypatch.setattr("sapwood.models.products.onednn_is_faster", lambda: True)
+    monkeypatch.setattr("sapwood.launch.products.onednn_is_faster", lambda: True)
     fast = quickened(net())
     for one, other in zip(run(fast, x), wanted, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
@@ -61,7 +61,7 @@ def test_tied_weights_stay_tied() -> None:
 
 
 def test_what_does_not_train_has_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sapwood.models.products.onednn_is_faster", lambda: True)
+    monkeypatch.setattr("sapwood.launch.products.onednn_is_faster", lambda: True)
     fast = quickened(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
     fast[0].requires_grad_(False)
     fast[1].bias.requires_grad_(False)
@@ -77,7 +77,7 @@ def test_other_formats_take_the_usual_way(dtype: torch.dtype) -> None:
 
 
 def test_autocast_takes_the_usual_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sapwood.models.products.onednn_is_faster", lambda: True)
+    monkeypatch.setattr("sapwood.launch.products.onednn_is_faster", lambda: True)
     fast = quickened(nn.Sequential(nn.Linear(4, 3)))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert fast(torch.ones(2, 4)).dtype == torch.bfloat16

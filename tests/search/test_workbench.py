@@ -57,3 +57,28 @@ def test_texts_are_cut_to_what_a_short_base_reads(bench, small_base, write_rows,
     assert {name: made.results[name]["status"] for name in ("zero-shot", "probe")} == {
         "zero-shot": "finished", "probe": "finished",
     }  # fmt: skip
+
+
+def test_features_do_not_stand_in_for_scores_but_scores_for_features(
+    bench, small_base, write_rows, tmp_path
+):
+    made = bench(write_rows(tmp_path / "rows.csv"), small_base)
+    reader, rows = made.reader(made.context()), made.splits.dev[:8]
+
+    def read(key, **settings):
+        return finish(made.read(reader, rows, name="any", key=key, **settings))
+
+    alone = read("one", scored=False)
+    assert alone.scores.shape == (8, 0) and not made.query_tokens
+    scored = read("one")
+    assert scored.scores.shape == (8, 2) and made.query_tokens == scored.tokens / 8
+    assert read("one", scored=False) is scored and read("two", scored=False) is not alone
+
+
+def finish(making):
+    """Return what a generator of events returns."""
+    try:
+        while True:
+            next(making)
+    except StopIteration as done:
+        return done.value

@@ -263,9 +263,9 @@ def test_the_fast_layers_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
     slow, fast = Some("gpt-tiny", "clm"), Some("gpt-tiny", "clm")
-    monkeypatch.setattr("sapwood.models.products.onednn_is_faster", lambda: False)
+    monkeypatch.setattr("sapwood.launch.products.onednn_is_faster", lambda: False)
     wanted = slow.own()
-    monkeypatch.setattr("sapwood.models.products.onednn_is_faster", lambda: True)
+    monkeypatch.setattr("sapwood.launch.products.onednn_is_faster", lambda: True)
     names = list(fast.net.state_dict())
     fast.net = quickened(fast.net)
     assert names == list(fast.net.state_dict())

@@ -101,8 +101,11 @@ class Predictor:
             limit = made.max_text_tokens
             return self.bases.embed(made.base.name, texts, pooling=pooling, limit=limit)
         assert self.reader is not None, "use the predictor in a with block"
-        normalise = str(self._settings.get("normalise", "vocabulary"))
-        reading = self.reader.read(texts, normalise=normalise)
+        if made.reads == "features" and isinstance(self.reader, Reader):
+            reading = self.reader.features(texts)
+        else:
+            normalise = str(self._settings.get("normalise", "vocabulary"))
+            reading = self.reader.read(texts, normalise=normalise)
         self.tokens += reading.tokens
         return reading.features if made.reads == "features" else reading.scores
 

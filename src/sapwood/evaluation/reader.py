@@ -194,16 +194,20 @@ class Reader:
                     rows = [[([*own, *ids], len(own) + at) for ids, at in row] for row in rows]
                 with spent.counting():
                     scores[list(numbers)] = channel_scores(self.decoder, rows, prefix)
-        else:
-            shards = self.shards(texts)
-            while True:
-                with spent.counting(self.context.sharing == "query"):
-                    shard = next(shards, None)
-                if shard is None:
-                    break
-                with spent.counting():
-                    _answer(self, shard, normalise, features, scores)
+        for shard in _counted(self, texts, spent) if self.scorer == "direct" else ():
+            with spent.counting():
+                _answer(self, shard, normalise, features, scores)
         return Reading(features=features, scores=scores, tokens=spent.tokens, seconds=spent.seconds)
+
+    def features(self, texts: Sequence[str]) -> Reading:
+        """Return the features of `texts` without scores: the tokens of the labels are not read."""
+        features = np.zeros((len(texts), self.decoder.net.config.hidden_size), dtype=np.float32)
+        spent = Spent(self.decoder)
+        for shard in _counted(self, texts, spent):
+            with spent.counting():
+                features[list(shard.numbers)] = self.decoder.features(shard.prompts, shard.prefix)
+        none = np.zeros((len(texts), 0))
+        return Reading(features=features, scores=none, tokens=spent.tokens, seconds=spent.seconds)
 
     def premise(self) -> Floats:
         """Return the label scores of a query without a text, (1, labels): the lean of the prompt.
@@ -212,6 +216,17 @@ class Reader:
         """
         asked = _begun(self.virtual("suffix"), [self.prompter.premise()])
         return self.decoder.label_scores(asked, self.trie, self.prefix())
+
+
+def _counted(reader: Reader, texts: Sequence[str], spent: Spent) -> Iterator[Shard]:
+    """Yield the shards of `texts`; what one takes counts where each text has its own."""
+    shards = reader.shards(texts)
+    while True:
+        with spent.counting(reader.context.sharing == "query"):
+            shard = next(shards, None)
+        if shard is None:
+            return
+        yield shard
 
 
 def _answer(reader: Reader, shard: Shard, normalise: str, features: Floats, scores: Floats) -> None:

@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sapwood.launch.products import faster
 from sapwood.methods.adapter import Bottleneck, Tap
 from sapwood.methods.ia3 import Ia3Layer
 from sapwood.methods.low_rank import LowRank
 from sapwood.methods.parts import Part
 from sapwood.methods.sharing import Passing, Plan, Sharing, Where, add, factors
 from sapwood.methods.stacks import Prepared, Stack, answered, prepared
-from sapwood.models.products import faster
 
 # Most stacked low-rank rows. Forward and backward of a 576 x 1536 layer, ranks of 8, 640 (160)
 # tokens, one CPU core, milliseconds, stacked against a loop over each adaptation's own tokens:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
+from sapwood.launch.products import faster
 from sapwood.methods.gate import Gate
 from sapwood.methods.parts import Part
-from sapwood.models.products import faster
 
 
 class _Branch(torch.autograd.Function):

@@ -17,9 +17,9 @@ from weakref import ref
 import torch
 from torch import Tensor
 
+from sapwood.launch.products import faster
 from sapwood.methods.low_rank import LowRank
 from sapwood.methods.sharing import Branches, Group, Own, Sharing, Where, add
-from sapwood.models.products import faster
 
 # Ranks are filled up with zeros to one of these or their doubles: one product for all that share.
 _LEAST_RANK = 8

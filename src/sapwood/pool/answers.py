@@ -111,9 +111,8 @@ class Answers:
         assert self.pool.prompts is not None
         for ids, prefix in asked:
             self.pool.prompts.check(len(ids) + prefix.next_position, 0)
-        trie = resident.reader.trie
         name = resident.key if resident.made else ""
-        states = self._states(name, [(trie.row(ids), prefix) for ids, prefix in asked])
+        states = self._states(name, [(resident.row(ids), prefix) for ids, prefix in asked])
         found = made.readout.probabilities(label_inputs(resident, states))  # type: ignore[attr-defined]
         rows = found if made.decision is None else made.decision.apply(found)
         cached = sum(prefix.next_position for _, prefix in asked)

@@ -81,6 +81,13 @@ class Resident:
         ((_, prompter),) = reader.shared([text])
         return prompter.rest([text])[0], self.seeds[id(prompter)]
 
+    def row(self, ids: Sequence[int]) -> Row:
+        """Return the row of a query about labels: with their tokens only where these are read."""
+        assert self.reader is not None and self.adaptation is not None
+        if self.adaptation.reads == "features":
+            return Row(ids=ids, wanted=(len(ids) - 1,))
+        return self.reader.trie.row(ids)
+
 
 def key_of(name: str, digest: str) -> str:
     """Return the name that the content of an adaptation has in the bank."""

@@ -57,15 +57,16 @@ def of_decoder(bench: Workbench, name: str, readout: str, *, under_context: bool
     key = context.describe() or "zero"
     shown = {e.row for e in context.demonstrations}
     rows = [e for e in bench.shuffled if e.row not in shown]
-    most = affordable(bench, len(reader.prompter.prefix))
-    first = yield from bench.read(reader, rows[:most], name=name, key=f"{key}/train")
-    second = yield from bench.read(reader, dev, name=name, key=f"{key}/dev")
+    most = affordable(bench, len(reader.prompter.prefix), len(reader.trie.tokens) - 1)
+    first = yield from bench.read(reader, rows[:most], name=name, key=f"{key}/train", scored=False)
+    second = yield from bench.read(reader, dev, name=name, key=f"{key}/dev", scored=False)
+    each = len(dev) / len(first.features)  # development rows may have been read with scores
     read = Rows(
         known=first.features,
         gold=bench.gold(rows[: len(first.features)]),  # perhaps read when more was affordable
         asked=second.features,
-        seconds=second.seconds,
-        tokens=second.tokens,
+        seconds=first.seconds * each,
+        tokens=first.tokens * each,
     )
     return _read_by(
         bench, readout, read, base=bench.bases.reference(bench.job.model), context=context
@@ -80,7 +81,7 @@ class Rows:
     gold: Sequence[str]
     asked: Floats
     seconds: float
-    tokens: int = 0
+    tokens: float = 0
 
 
 def _read_by(
@@ -118,12 +119,13 @@ def _trainable(readout: Any) -> int:
     return sum(int(array.size) for array in logistic.state()[1].values())
 
 
-def affordable(bench: Workbench, prefix: int = 0) -> int:
+def affordable(bench: Workbench, prefix: int = 0, labels: int = 0) -> int:
     """Return how many training rows a sixth of the time left can read, 200 at least.
 
-    `prefix`: tokens encoded once for all of them.
+    `prefix`: tokens encoded once for all of them; `labels`: tokens of labels that queries read so
+    far had, and these have not.
     """
     if not bench.query_tokens:
         return len(bench.shuffled)
     tokens = bench.tokens_per_second * max(bench.clock.left, 0.0) / 6 - prefix
-    return max(200, int(tokens / bench.query_tokens))
+    return max(200, int(tokens / max(1, bench.query_tokens - labels)))

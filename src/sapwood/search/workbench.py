@@ -207,20 +207,20 @@ class Workbench:
         return self.job.encoder if chosen else None
 
     def read(
-        self, reader: Reader, examples: Sequence[Example], *, name: str, key: str = ""
-    ) -> Generator[Event, None, Reading]:
-        """Read examples a chunk at a time with progress; with a `key`, once for all candidates."""
-        if key and key in self._readings:
-            return self._readings[key]
-        parts = []
-        for done, chunk in chunks([e.text for e in examples]):
-            parts.append(reader.read(chunk))
-            yield Event(kind="progress", candidate=name, done=done, total=len(examples))
-        reading = joined(parts)
-        self.tokens_per_second = reading.tokens / max(reading.seconds, 1e-9)
-        self.query_tokens = reading.tokens / max(1, len(examples))
+        self, reader: Reader, examples: Sequence[Example], *, name: str, key: str = "",
+        scored: bool = True,
+    ) -> Generator[Event, None, Reading]:  # fmt: skip
+        """Read examples a chunk at a time with progress; with a `key`, once for all candidates.
+
+        Not `scored`: features are enough, and the labels' tokens are not read where none has yet.
+        """
+        own = key if scored else f"{key}/features"
+        for known in (key, own) if key else ():
+            if known in self._readings:
+                return self._readings[known]
+        reading = yield from _read(self, reader, examples, name=name, scored=scored)
         if key:
-            self._readings[key] = reading
+            self._readings[own] = reading
         return reading
 
     def embed(
@@ -249,6 +249,20 @@ class Workbench:
     def tally(self, said: Any) -> Tally:
         """Return the marks of the first development rows, as many as `said` is of."""
         return self.marks.tally(self.splits.dev[: len(said)], said)
+
+
+def _read(
+    bench: Workbench, reader: Reader, examples: Sequence[Example], *, name: str, scored: bool
+) -> Generator[Event, None, Reading]:
+    parts = []
+    for done, chunk in chunks([e.text for e in examples]):
+        parts.append(reader.read(chunk) if scored else reader.features(chunk))
+        yield Event(kind="progress", candidate=name, done=done, total=len(examples))
+    reading = joined(parts)
+    if scored:
+        bench.tokens_per_second = reading.tokens / max(reading.seconds, 1e-9)
+        bench.query_tokens = reading.tokens / max(1, len(examples))
+    return reading
 
 
 def _readers(bench: Workbench, name: str) -> set[str]:

@@ -68,7 +68,7 @@ def _pair(text: str, head: str, tail: str) -> Question:
     found: list[Span] = []
     for words in filter(None, (head, tail)):
         try:
-            found.append(place_beside(text, words, *found) if found else place(text, words))
+            found.append(place_beside(text, words, found[0]) if found else place(text, words))
         except ValueError as error:
             wrong.append(str(error))
     if wrong:

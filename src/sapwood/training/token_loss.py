@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sapwood.models.products import fits, product
+from sapwood.launch.products import fits, product
 
 # Logits held at once, in bytes of float32. On a CPU the product of 256 to 512 positions with a
 # vocabulary of 8,192 ran at 230 GFLOP/s, that of 1,024 at 140 (one core, torch 2.13); GPUs want
