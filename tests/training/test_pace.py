@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sapwood.training import Recipe, make_optimiser
-from sapwood.training.pace import FEW, MANY, Pace, paced
+from sapwood.training.pace import FEW, MANY, OF_SLOW, Pace, paced
 
 
 class Sums:
@@ -45,18 +45,21 @@ def test_few_rows_are_enough():
     assert set(made.read) == {0, 1, 2}
 
 
-def test_rows_and_what_a_step_takes_besides_are_told_apart(monkeypatch):
-    # 10 ms a token and 30 ms besides; rows of 3 tokens
+# A pace of hours would be found in minutes with as many rows as a pace of seconds wants.
+@pytest.mark.parametrize(("token", "read"), [(0.01, 2 * FEW + MANY), (1.0, FEW + sum(OF_SLOW))])
+def test_rows_and_what_a_step_takes_besides_are_told_apart(monkeypatch, token, read):
+    # `token` seconds a token and 30 ms besides; rows of 3 tokens
     class Timed(Sums):
         def losses(self, numbers, budget):
-            clock[0] += 0.03 + 0.01 * 3 * len(numbers)
+            clock[0] += 0.03 + token * 3 * len(numbers)
             for loss, _ in super().losses(numbers, budget):
                 yield loss, 3
 
     clock, made = [0.0], Timed(40)
     monkeypatch.setattr("sapwood.training.pace.time.perf_counter", lambda: clock[0])
     found = paced(made, optimiser_of(made), Recipe())
-    assert (found.row, found.besides) == (pytest.approx(0.03), pytest.approx(0.03))
+    assert (found.row, found.besides) == (pytest.approx(3 * token), pytest.approx(0.03))
+    assert len(made.read) == read
 
 
 def test_a_step_costs_its_rows_and_what_it_takes_besides():

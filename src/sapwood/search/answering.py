@@ -35,7 +35,7 @@ from sapwood.training.start import as_trained
 
 # A row's tokens, demonstrations not counted, as a multiple of --max-length: text and answer.
 ROW = 4
-SHARE = 0.5  # of the time left, for what remains of the development rows
+SHARE = 0.5  # of the time left, for what remains of the development rows under a prompt
 OVERTIME = 0.25  # of what training took: what was trained is not thrown away for less
 WRITTEN_PROBE = 4  # answers written out to learn what one costs where the others are only scored
 WATCHED_TOKENS = 4096  # tokens of development rows run at once while training is watched
@@ -80,7 +80,7 @@ def tuned(bench: Workbench, name: str, *, method: str, under_context: bool = Fal
         net.eval()
         adaptation = training.adaptation(chosen)
     trained = time.perf_counter() - began
-    made = yield from _made(bench, name, adaptation, overtime=OVERTIME * trained)
+    made = yield from _made(bench, name, adaptation, share=1.0, overtime=OVERTIME * trained)
     run = training.course.run
     return Made(
         **{**vars(made), "trainable": sum(t.numel() for t in training.weights.values()),
@@ -208,11 +208,13 @@ def _answer_tokens(bench: Workbench) -> int:
 
 
 def _made(
-    bench: Workbench, name: str, adaptation: Adaptation, *, overtime: float = 0.0
-) -> Generator[Event, None, Made]:
+    bench: Workbench, name: str, adaptation: Adaptation, *, share: float = SHARE,
+    overtime: float = 0.0,
+) -> Generator[Event, None, Made]:  # fmt: skip
     """Ask an adaptation about the development rows, or stop where it is clearly behind.
 
-    `overtime`: seconds that reading them may take whatever is left of the budget.
+    `share`: of the time left, for what remains of these rows; training was planned with all of it.
+    `overtime`: seconds that reading them may take whatever is left.
     """
     dev, said = bench.splits.dev, list[Any]()
     with asking(adaptation, bench.bases) as asked:
@@ -226,7 +228,7 @@ def _made(
             if adaptation.method is None:
                 race(bench, found)
             rest = (time.perf_counter() - began) * (len(dev) - done) / done
-            if rest > max(SHARE * bench.clock.left, overtime):
+            if rest > max(share * bench.clock.left, overtime):
                 raise Stopped(f"{len(dev) - done:,} more rows would take {rest:.0f} s", found)
         read = (time.perf_counter() - began) / len(dev)
         seconds, tokens = read, asked.tokens / len(dev)

@@ -13,6 +13,7 @@ from sapwood.models.layout import tokens_at_once
 from sapwood.training.loop import Optimiser, Recipe, Supervised, batch_of, gradients
 
 FEW, MANY = 4, 16  # rows of the two steps that are timed; between them lies what a step costs
+SLOW, OF_SLOW = 0.5, (2, 6)  # seconds of a row from which so few rows of each tell enough
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +40,13 @@ def paced(supervision: Supervised, optimiser: Optimiser, recipe: Recipe) -> Pace
     device = optimiser.param_groups[0]["params"][0].device
     budget = tokens_at_once(recipe.pack_tokens, device)
     rows = batch_of(1, len(supervision), replace(recipe, batch_size=2 * FEW + MANY))
-    # the first rows pay for allocations that the others reuse
-    groups = rows[:FEW], rows[FEW : 2 * FEW] or rows, rows[2 * FEW :] or rows
+    first, rest = rows[:FEW], rows[FEW:]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        (_, begun), few, many = (
+        # the first rows pay for allocations that the others reuse
+        seconds, begun = _seconds(partial(_tokens, supervision, optimiser, first, budget), device)
+        less, more = OF_SLOW if seconds > SLOW * len(first) else (FEW, MANY)
+        groups = rest[:less] or rows, rest[less : less + more] or rows
+        few, many = (
             _seconds(partial(_tokens, supervision, optimiser, own, budget), device)
             for own in groups
         )
@@ -51,11 +55,11 @@ def paced(supervision: Supervised, optimiser: Optimiser, recipe: Recipe) -> Pace
     change, _ = _seconds(partial(_still, optimiser), device)
     optimiser.load_state_dict(before)
     optimiser.zero_grad(set_to_none=True)
-    more = many[1] - few[1]
-    token = (many[0] - few[0]) / more if more > 0 else 0.0
+    tokens = many[1] - few[1]
+    token = (many[0] - few[0]) / tokens if tokens > 0 else 0.0
     if token <= 0:  # too noisy to tell what a step costs from what its tokens cost
         token = many[0] / many[1]
-    mean = (begun + few[1] + many[1]) / sum(map(len, groups))
+    mean = (begun + few[1] + many[1]) / sum(map(len, (first, *groups)))
     return Pace(row=token * mean, besides=change + max(0.0, few[0] - few[1] * token))
 
 
