@@ -17,6 +17,7 @@ from sapwood.errors import ConfigError, DataError
 from sapwood.interfaces import Floats, Integers, Score
 from sapwood.metrics import CELLS, Z95, paired_difference, wilson
 
+WHOLE_BITS = 8.0  # of a byte that nothing is known of
 RESAMPLES = 2000  # the ends of a 95 % interval then rest on 50 draws each
 Function = Callable[[Floats], Floats]  # sums (..., k) -> score (...)
 
@@ -154,6 +155,11 @@ def macro_f1(sums: Floats) -> Floats:
 def bits(sums: Floats) -> Floats:
     """Return bits a byte from (nats, bytes), (..., 2) -> (...)."""
     return np.asarray(ratio(sums) / np.log(2.0))
+
+
+def saved(sums: Floats) -> Floats:
+    """Return the share of bits saved from (nats, bytes), (..., 2) -> (...)."""
+    return 1.0 - bits(sums) / WHOLE_BITS
 
 
 def exponential(sums: Floats) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -249,3 +250,15 @@ def test_runs_of_written_answers_are_not_compared_by_rows() -> None:
     poems = difference(("a", rows), ("b", worse), EN, "poetry")
     assert not poems["comparable"]
     assert "compare the scores in the table" in poems["sentence"]
+
+
+def test_runs_of_written_answers_are_compared_in_bits_saved() -> None:
+    """`compare` said of two story runs, 1.4 points apart, that they were level in accuracy."""
+    rows = [{"text": str(n), "label": "a", "predicted": "", "nats": 80.0 + n % 7, "bytes": 90.0}
+            for n in range(80)]  # fmt: skip
+    better = [{**row, "nats": row["nats"] - 9.0} for row in rows]
+    found = difference(("b", better), ("a", rows[::-1]), EN, "story")
+    assert found["comparable"] and "in bits saved on the same 80" in found["sentence"]
+    wanted = 9.0 / 90.0 / math.log(2) / 8
+    assert found["difference"] == pytest.approx(wanted)
+    assert found["low"] == pytest.approx(wanted) == found["high"]

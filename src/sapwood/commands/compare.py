@@ -64,8 +64,9 @@ def command(
 ) -> None:
     """Show the recommended candidate of each run, and compare each run with the first.
 
-    Two runs are compared row by row (accuracy, paired bootstrap) when both hold predictions.json
-    on the same test texts; otherwise the reason why they cannot be compared is given.
+    Two runs are compared row by row (paired bootstrap) when both hold predictions.json on the
+    same test texts: in rows answered right, in bits saved where answers are written freely;
+    otherwise the reason why they cannot be compared is given.
 
     With --blind, two adaptations write to the same prompts and a page asks people which text is
     better, without saying whose is whose; --votes counts what they chose.
@@ -132,7 +133,8 @@ def _side_by_side(
     predictions = [load_predictions(folder) for folder in folders]
     rows = [run_row(str(f), r) for f, r in zip(folders, reports, strict=True)]
     runs = list(zip([str(folder) for folder in folders], predictions, strict=True))
-    found = [difference(run, runs[0], words) for run in runs[1:]]
+    task = str(reports[0].get("task") or "classification")
+    found = [difference(run, runs[0], words, task) for run in runs[1:]]
     if out:
         write_text(out, compare_page(rows, found, words.lang))
         click.echo(f"wrote {out}", err=True)

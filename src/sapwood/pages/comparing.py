@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from sapwood.interfaces import Floats
 from sapwood.pages.answers import FOUND, WRITTEN
 from sapwood.pages.candidates import Report, find, score, shown
 from sapwood.pages.terminal import aligned, wrapped, written
 from sapwood.pages.words import ABSENT, Words
+from sapwood.tally import Tally, paired, saved, share
 
 Predictions = Sequence[Mapping[str, Any]] | str
 Named = tuple[str, Predictions]
@@ -45,23 +45,24 @@ def difference(
     The rows of both are matched by text, whatever their order. The answer always has `run`,
     `against`, `comparable` and `sentence`; when comparable also `difference`, `low`, `high` and
     `count`, the interval from a paired bootstrap over rows (Koehn 2004). `task`: answers that are
-    written freely are never exactly right, so runs of such a task are not compared by rows.
+    written freely are never exactly right, so runs of such a task are compared in bits saved, and
+    not at all where a run does not hold them.
     """
     names = {"run": run[0], "against": against[0]}
-    pair = words("why_written") if task in WRITTEN else _paired(run[1], against[1], words)
-    if isinstance(pair, str):
-        sentence = words("compare_not", **names, why=pair)
+    pair = _paired(run[1], against[1], words)
+    tallies = pair if isinstance(pair, str) else _tallies(task, *pair)
+    if tallies is None or isinstance(tallies, str):
+        why = tallies or words("why_written")
+        sentence = words("compare_not", **names, why=why)
         return {**names, "comparable": False, "sentence": sentence}
-    from sapwood.metrics import paired_difference
-
-    mean, low, high = (float(v) for v in paired_difference(*pair))
+    mean, low, high = paired(*tallies)
     key = "compare_better" if low > 0 else "compare_worse" if high < 0 else "compare_within"
     turn = -1 if key == "compare_worse" else 1
     ends = sorted((turn * low, turn * high))
     sentence = words(
         key,
         **names,
-        metric=words("metric_exact" if task in FOUND else "metric_accuracy"),
+        metric=words(f"metric_{tallies[0].metric}"),
         count=words.number(len(pair[0])),
         difference=words.points(turn * mean),
         low=words.bare(ends[0]),
@@ -71,8 +72,11 @@ def difference(
     return {**names, "comparable": True, "sentence": sentence, **numbers}
 
 
-def _paired(left: Predictions, right: Predictions, words: Words) -> tuple[Floats, Floats] | str:
-    """Return 1 for right and 0 for wrong on the same rows in the same order, or why not."""
+Rows = list[Mapping[str, Any]]
+
+
+def _paired(left: Predictions, right: Predictions, words: Words) -> tuple[Rows, Rows] | str:
+    """Return the rows of both in the same order, or why they are not the same."""
     for predictions in (left, right):
         if isinstance(predictions, str):
             return words("why_no_file", path=predictions)
@@ -86,7 +90,17 @@ def _paired(left: Predictions, right: Predictions, words: Words) -> tuple[Floats
     unlike = [key for key, row in keyed.items() if row["label"] != others[key]["label"]]
     if unlike:
         return words("why_other_labels", count=len(unlike), text=repr(unlike[0][0][:60]))
-    return _hits(keyed.values()), _hits(others[key] for key in keyed)
+    return list(keyed.values()), [others[key] for key in keyed]
+
+
+def _tallies(task: str, left: Rows, right: Rows) -> tuple[Tally, Tally] | None:
+    """Return what is compared of both: rows answered right, or bits; None without these."""
+    if task not in WRITTEN:
+        metric = "exact" if task in FOUND else "accuracy"
+        return _hits(metric, left), _hits(metric, right)
+    if any(row.get(key) is None for row in (*left, *right) for key in ("nats", "bytes")):
+        return None
+    return _bits(left), _bits(right)
 
 
 def _keyed(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], Mapping[str, Any]]:
@@ -99,8 +113,13 @@ def _keyed(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], Mapping[s
     return keyed
 
 
-def _hits(rows: Any) -> Floats:
-    return np.array([float(row["label"] == row["predicted"]) for row in rows])
+def _hits(metric: str, rows: Rows) -> Tally:
+    return share(metric, np.array([float(row["label"] == row["predicted"]) for row in rows]))
+
+
+def _bits(rows: Rows) -> Tally:
+    counts = np.array([[row["nats"], row["bytes"]] for row in rows], np.float64)
+    return Tally(metric="bits_saved", counts=counts, score=saved)
 
 
 def comparing_table(

@@ -285,13 +285,20 @@ def _test_details(bench: Workbench, probabilities: Floats) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def predictions(bench: Workbench, said: Any) -> list[dict[str, str]]:
-    """Return the recommended candidate's test predictions, for `sapwood compare`."""
+def predictions(bench: Workbench, said: Any) -> list[dict[str, Any]]:
+    """Return the recommended candidate's test predictions, for `sapwood compare`.
+
+    Where answers are written freely, with what the wanted ones cost: `nats` and `bytes`.
+    """
     rows = bench.splits.test
-    return [
+    found: list[dict[str, Any]] = [
         {"text": e.text, "label": str(e.label), "predicted": words}
         for e, words in zip(rows, bench.marks.words(said), strict=True)
     ]
+    if bench.task.family == "generation":
+        for row, answer in zip(found, said, strict=True):
+            row |= {"nats": answer.nats, "bytes": answer.bytes}
+    return found
 
 
 def hand_over(bench: Workbench, report: dict[str, Any], card: str) -> None:

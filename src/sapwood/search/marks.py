@@ -17,11 +17,9 @@ import numpy as np
 from sapwood.files import told, write_json
 from sapwood.interfaces import Answer, Example, Floats, Frame, Span
 from sapwood.metrics import correct, expected_calibration_error, log_loss, macro_f1
-from sapwood.tally import Tally, bits, share
+from sapwood.tally import Tally, bits, saved, share
 from sapwood.tasks.kinds import Task
 from sapwood.tasks.scoring import macro_of_labels, tally
-
-WHOLE_BITS = 8.0  # of a byte that nothing is known of
 
 
 class Marks(Protocol):
@@ -146,11 +144,6 @@ class AnswerMarks:
     def words(self, said: Sequence[Answer]) -> list[str]:
         """Return the answers as written."""
         return [answer.words for answer in said]
-
-
-def saved(sums: Floats) -> Floats:
-    """Return the share of bits saved from (nats, bytes), (..., 2) -> (...)."""
-    return 1.0 - bits(sums) / WHOLE_BITS
 
 
 def _likelihoods(said: Sequence[Answer]) -> Floats:
