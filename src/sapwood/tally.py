@@ -177,6 +177,11 @@ def mean(metric: str, values: Floats, *, higher: bool = True) -> Tally:
     return Tally(metric=metric, counts=_with_ones(values), score=ratio, higher=higher)
 
 
+def bits_saved(counts: Floats) -> Tally:
+    """Return the tally of the share of bits saved; `counts`: (rows, 2): nats, bytes."""
+    return Tally(metric="bits_saved", counts=counts, score=saved)
+
+
 def f1(metric: str, counts: Floats) -> Tally:
     """Return the tally of a micro F1; `counts`: (rows, 3): right, wanted, answered."""
     return Tally(metric=metric, counts=counts, score=micro_f1, trials=_spans)

@@ -12,7 +12,7 @@ from sapwood.pages.answers import FOUND, WRITTEN
 from sapwood.pages.candidates import Report, find, score, shown
 from sapwood.pages.terminal import aligned, wrapped, written
 from sapwood.pages.words import ABSENT, Words
-from sapwood.tally import Tally, paired, saved, share
+from sapwood.tally import Tally, bits_saved, paired, share
 
 Predictions = Sequence[Mapping[str, Any]] | str
 Named = tuple[str, Predictions]
@@ -118,8 +118,7 @@ def _hits(metric: str, rows: Rows) -> Tally:
 
 
 def _bits(rows: Rows) -> Tally:
-    counts = np.array([[row["nats"], row["bytes"]] for row in rows], np.float64)
-    return Tally(metric="bits_saved", counts=counts, score=saved)
+    return bits_saved(np.array([[row["nats"], row["bytes"]] for row in rows], np.float64))
 
 
 def comparing_table(

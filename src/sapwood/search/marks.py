@@ -17,7 +17,7 @@ import numpy as np
 from sapwood.files import told, write_json
 from sapwood.interfaces import Answer, Example, Floats, Frame, Span
 from sapwood.metrics import correct, expected_calibration_error, log_loss, macro_f1
-from sapwood.tally import Tally, bits, saved, share
+from sapwood.tally import Tally, bits, bits_saved, share
 from sapwood.tasks.kinds import Task
 from sapwood.tasks.scoring import macro_of_labels, tally
 
@@ -119,7 +119,7 @@ class AnswerMarks:
         """Return the headline score."""
         if self.task.family != "generation":
             return tally(self.task.name, rows, said)
-        return Tally(metric="bits_saved", counts=_likelihoods(said), score=saved)
+        return bits_saved(_likelihoods(said))
 
     def loss(self, rows: Sequence[Example], said: Sequence[Answer]) -> float:
         """Return what the headline score lacks of 1."""
