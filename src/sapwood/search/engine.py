@@ -7,8 +7,9 @@ from typing import Any
 from sapwood.errors import ConfigError
 from sapwood.evaluation import Bases
 from sapwood.methods.together import Together, parse
-from sapwood.search.job import ONE_LABEL, UNMASKED, Job, bare, trained_families
+from sapwood.search.job import UNMASKED, Job, bare, trained_families
 from sapwood.search.workbench import Stopped
+from sapwood.tasks.kinds import ONE_LABEL
 from sapwood.training import Supervision
 from sapwood.training.heads import HeadSupervision
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from sapwood.errors import ConfigError
 from sapwood.interfaces import Example, Splits
 from sapwood.tasks.coverage import outside_label
-from sapwood.tasks.kinds import Task
+from sapwood.tasks.kinds import ONE_LABEL, Task
 from sapwood.tasks.readers import Table, find_files
 from sapwood.tasks.splits import split, split_by
 from sapwood.tasks.structured import read_task, task_named
@@ -118,7 +118,6 @@ class Job:
 
 
 # Tasks whose answer is one of a few labels, with a probability each; "pairs" marks two spans.
-ONE_LABEL = ("classification", "pairs")
 # Every family of candidates besides the methods that are trained, which are named by what
 # `methods.together.parse` reads, "+context" behind it for training under demonstrations, or
 # "+unmasked" for reading the decoder as an encoder (see `models.encoder.Unmasked`).

@@ -9,9 +9,10 @@ from sapwood.evaluation.text_to_text import TextToTextReader
 from sapwood.search import label_words, plain
 from sapwood.search.candidate import Candidate, entry
 from sapwood.search.encoders import BASELINES
-from sapwood.search.job import CONTEXT, FAMILIES, ONE_LABEL, UNMASKED, Job, trained_families
+from sapwood.search.job import CONTEXT, FAMILIES, UNMASKED, Job, trained_families
 from sapwood.search.label_words import Words
 from sapwood.search.workbench import Making, Workbench
+from sapwood.tasks.kinds import ONE_LABEL
 from sapwood.training.text_to_text import TextToTextSupervision
 
 ABLE = (*BASELINES, "zero-shot")

@@ -20,9 +20,10 @@ from sapwood.evaluation import CHUNK, Bases, Reader, Reading
 from sapwood.evaluation.reader import Extras
 from sapwood.files import write_json
 from sapwood.interfaces import Event, Example, Floats
-from sapwood.search.job import ONE_LABEL, Job, Material
+from sapwood.search.job import Job, Material
 from sapwood.search.marks import AnswerMarks, LabelMarks, Marks
 from sapwood.tally import Tally, paired
+from sapwood.tasks.kinds import ONE_LABEL
 from sapwood.tasks.structured import schema_of
 
 # Development rows of tasks whose answers are written; on CoNLL-2003 an F1 of 75 % is then known to

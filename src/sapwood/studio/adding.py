@@ -12,11 +12,11 @@ from sapwood.files import write_text
 from sapwood.interfaces import Frame, Span
 from sapwood.studio.lines import names_of, read_lines
 from sapwood.studio.looking import NAMED, look, replace_data
-from sapwood.studio.questions import ONE_LABEL, Question
+from sapwood.studio.questions import Question
 from sapwood.studio.workspace import Project
+from sapwood.tasks.kinds import ONE_LABEL, SPANS
 from sapwood.tasks.readers import Table
 
-SPANS = ("entities", "relations", "events")
 MOST_BYTES = 256 << 20  # of a data file that is written anew for one row
 _WORD = re.compile(r"\w+|[^\w\s]")
 

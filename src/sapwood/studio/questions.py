@@ -16,7 +16,6 @@ from sapwood.tasks.bio import HEAD, TAIL, is_dense, mark_pair
 
 _MARKS = re.compile("|".join(map(re.escape, (*HEAD, *TAIL))))
 ONE, TWO, PAIR = ("text",), ("text", "text_pair"), ("text", "head", "tail")
-ONE_LABEL = ("classification", "pairs")  # the tasks whose answer is one label
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from typing import IO, Any
 from sapwood.errors import ConfigError
 from sapwood.studio.room import WRITING
 from sapwood.studio.workspace import Project, Run
+from sapwood.tasks.kinds import ONE_LABEL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ def question(task: str, model: str, text: str) -> tuple[str, dict[str, Any]]:
         }  # fmt: skip
     if task in WRITING:
         return "/v1/completions", {"model": model, "prompt": text, "max_tokens": 100}
-    route = "/v1/classify" if task in ("classification", "pairs") else "/v1/extract"
+    route = "/v1/classify" if task in ONE_LABEL else "/v1/extract"
     return route, {"model": model, "input": text}
 
 

@@ -12,16 +12,17 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 
 from sapwood.errors import ConfigError, DataError, SapwoodError
 from sapwood.interfaces import Turn
-from sapwood.studio.adding import SPANS, add
+from sapwood.studio.adding import add
 from sapwood.studio.forms import Form, Said
 from sapwood.studio.lines import as_lines
 from sapwood.studio.looking import look
 from sapwood.studio.marking import ends_marked, in_words, marked, marks_of
 from sapwood.studio.pages import Studio
-from sapwood.studio.questions import ONE_LABEL, Question, example_of, fields_of, question_of
+from sapwood.studio.questions import Question, example_of, fields_of, question_of
 from sapwood.studio.results import chosen
 from sapwood.studio.room import WRITING, Column, columns_of, found, labels, written
 from sapwood.studio.workspace import Project, Run
+from sapwood.tasks.kinds import ONE_LABEL, SPANS
 
 _TURNS = 40  # of a conversation
 

@@ -13,7 +13,7 @@ from sapwood.errors import ConfigError, DataError
 from sapwood.interfaces import Dropped, Example, Schema
 from sapwood.registry import resolve
 from sapwood.tasks import OTHER_NAMES, TASKS
-from sapwood.tasks.kinds import NAMES_BESIDE, Form, Opening, Task, Unusable
+from sapwood.tasks.kinds import NAMES_BESIDE, ONE_LABEL, Form, Opening, Task, Unusable
 from sapwood.tasks.likeness import likeness
 from sapwood.tasks.readers import (
     Source,
@@ -77,7 +77,7 @@ def read_task(
         raise wrong_encoding(opened.name, error) from error
     notes = form.finish(reading.mended) if form.finish else ()
     dropped = reading.dropped()
-    one_label = kind.name in ("classification", "pairs") and need_answer
+    one_label = kind.name in ONE_LABEL and need_answer
     must_be_usable(
         opened.name, kept, dropped, reading.total, form.columns, classes if one_label else 0
     )
