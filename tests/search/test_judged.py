@@ -67,6 +67,7 @@ def test_few_rows_make_steps_small_too(planned):
         "total": round(3 * 50 / 4),
         "rows": 4,
         "watches": 3,
+        "watched": 256,
         "forecast": pytest.approx(15.2),
     }
 
@@ -80,6 +81,15 @@ def test_reading_development_rows_is_part_of_the_plan(planned):
 def test_short_runs_are_watched_less_and_trained_the_more(planned, seconds, watches):
     plan = planned(1000, seconds, dev=256, only=())  # reading 256 rows four times takes 51 s
     assert plan["watches"] == watches and plan["total"] >= 28
+
+
+@pytest.mark.parametrize(
+    ("seconds", "watched"), [(57, 256), (56, 128), (42, 64), (35, 32), (20, 32)]
+)
+def test_where_rows_are_slow_a_run_is_watched_by_fewer_of_them(planned, seconds, watched):
+    plan = planned(1000, seconds, dev=256, only=())  # reading 256 rows twice takes 25.6 s
+    assert (plan["watches"], plan["watched"]) == (1, watched)
+    assert plan["forecast"] >= 0.1 * (0.9 * seconds - 0.05 * (256 + watched)) - 0.4
 
 
 def test_a_share_that_is_too_little_becomes_the_whole(planned):

@@ -19,7 +19,6 @@ from sapwood.search.workbench import Stopped, Workbench
 from sapwood.training.course import Course, Trained
 from sapwood.training.pace import Pace, paced
 
-WATCHED_ROWS = 256  # development rows scored during training; all of them at the end
 # Where time or rows are few, more steps of fewer rows: with 16, 8 and 4 a step LoRA came on 128
 # rows to 71, 86 and 90 % on SST-2 and to 64, 68 and 75 % on AG News (SmolLM2), with 8 and 4 to 82
 # and 84 % on ChnSentiCorp (Gemma 3); a higher rate helped the first base and harmed the second.
@@ -28,16 +27,22 @@ FEWEST_STEPS = 8  # of a run that is begun at all beside others, and between eva
 SPARE = 0.9  # of the time is planned with
 READING = 0.5  # of a row's time in training, forwards and backwards, is what reading one takes
 READ_MOST = 0.5  # of the time is for reading development rows, where that lets a run be watched
-WATCHES = 3  # evaluations of a run that has no more steps than fit; fewer of a short one
+# Evaluations of a run that has no more steps than fit, and development rows of each: the first that
+# fit, down to a glance where rows take seconds. All development rows are read at the end.
+WATCHED = ((3, 256), (2, 256), (1, 256), (1, 128), (1, 64), (1, 32))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Steps in all, rows of each, evaluations at least; `forecast`: seconds the steps will take."""
+    """Steps in all, rows of each, evaluations at least, development rows that each reads.
+
+    `forecast`: seconds the steps will take.
+    """
 
     total: int
     rows: int
-    watches: int = WATCHES
+    watches: int = WATCHED[0][0]
+    watched: int = WATCHED[0][1]
     forecast: float | None = None
 
 
@@ -67,7 +72,7 @@ class Judged:
 
     def __init__(self, bench: Workbench, trained: Trained, judge: Judge, *, pause: float) -> None:
         self.bench, self.trained, self.judge = bench, trained, judge
-        self.run, self.watches = Progress(), WATCHES
+        self.run, (self.watches, self.watched) = Progress(), WATCHED[0]
         folder = bench.candidate_folder(trained.name)
         self._path = folder / "plan.json"
         if self._path.exists():
@@ -124,16 +129,18 @@ class Judged:
         if pace is None:
             return Plan(total=whole, rows=rows)
         dev = len(self.bench.splits.dev)
-        for watches in range(WATCHES, 0, -1):
-            reading = READING * pace.row * (dev + watches * min(dev, WATCHED_ROWS))
+        for watches, watched in WATCHED:
+            reading = READING * pace.row * (dev + watches * min(dev, watched))
             if reading < READ_MOST * seconds:
                 break
         steps = max(1, min(whole, int((seconds - reading) / pace.step(rows))))
-        return Plan(total=steps, rows=rows, watches=watches, forecast=steps * pace.step(rows))
+        forecast = steps * pace.step(rows)
+        return Plan(total=steps, rows=rows, watches=watches, watched=watched, forecast=forecast)
 
     def _take(self, plan: Plan) -> None:
         """Let training go by a plan."""
-        self.run.total, self.run.forecast, self.watches = plan.total, plan.forecast, plan.watches
+        self.run.total, self.run.forecast = plan.total, plan.forecast
+        self.watches, self.watched = plan.watches, plan.watched
         recipe = replace(self.trained.recipe, batch_size=plan.rows)
         self.trained = replace(self.trained, recipe=recipe)
 
@@ -150,7 +157,7 @@ class Judged:
         return late or self.run.waited >= PATIENCE
 
     def _evaluate(self, number: int) -> None:
-        rows = self.bench.splits.dev[:WATCHED_ROWS]
+        rows = self.bench.splits.dev[: self.watched]
         found = self.said(rows)
         marks = self.judge.marks or self.bench.marks
         value, loss = marks.tally(rows, found).value, marks.loss(rows, found)
