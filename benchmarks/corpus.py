@@ -8,6 +8,9 @@
   process each. `--wikiextractor PYTHON` names an interpreter that has it (AGPL: it is only run).
 - `growth`: the crawl once, then ten different crawls of its size: seconds and peak memory.
 
+`--volume 1000` measures something else instead: a thousand megabytes of text, with two workers, and
+the most memory that all of its processes held together.
+
 A peer whose interpreter is not named is left out, with a message. Sources come from
 `sapwood corpus pull` (debian-handbook, enwiki-excerpt), or from --warc and --dump.
 """
@@ -25,6 +28,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from _corpus_volume import volume
 from common import arguments, contention, finish, machine, median, say, settle, versions
 
 CLAIM = "corpora: documents a second and peak memory beside the peers; ten times the input"
@@ -222,12 +226,17 @@ def main() -> None:
     parser.add_argument("--wikiextractor", metavar="PYTHON", help="one with wikiextractor")
     parser.add_argument("--warc", type=Path, help="a crawl  [default: debian-handbook]")
     parser.add_argument("--dump", type=Path, help="a MediaWiki dump  [default: enwiki-excerpt]")
+    parser.add_argument("--volume", metavar="MEGABYTES", type=int, help="only this")
     options = parser.parse_args()
     settle(options.threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     about, start = machine(options.threads), time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, contention(about):
-        result = compare(options, Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        if options.volume:
+            result = volume(options.volume, about, Path(folder))
+        else:
+            with contention(about):
+                result = compare(options, Path(folder))
     result = {"claim": CLAIM, "machine": about, "versions": versions(), **result}
     result["seconds"] = round(time.perf_counter() - start, 1)
     finish(result, compact=options.json)

@@ -21,7 +21,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 # Imports go to a lower tier only; members of one tier do not import each other.
 TIERS: tuple[tuple[str, ...], ...] = (
     ("interfaces", "errors", "registry", "config", "files", "packages"),
-    ("metrics",),
+    ("metrics", "translation"),
     ("tally",),
     ("tasks", "objectives", "corpora", "launch", "planning"),
     ("context", "readouts", "methods", "models", "checkpoint", "pages"),

@@ -121,3 +121,16 @@ def test_help_of_a_verb_loads_no_torch():
         "print(heavy & set(sys.modules), file=sys.stderr)"
     )
     assert python(code).stderr.strip() == "set()"
+
+
+@pytest.mark.parametrize("way", ["locale", "asked"])
+def test_errors_speak_chinese_to_who_reads_it_and_english_to_programs(sapwood, monkeypatch, way):
+    asked = ["--lang", "zh"] if way == "asked" else []
+    if way == "locale":
+        monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    ran = sapwood("init", "nowhere.csv", "--json", *asked)
+    assert ran.code == 3
+    assert ran.err.startswith("E-DATA-001  没有这个文件：nowhere.csv。\n  办法：")
+    assert json.loads(ran.out)["what"].startswith("No such file")
+    ran = sapwood("init", "--colour", *asked)
+    assert "没有选项" in ran.err and "办法：见 sapwood init --help" in ran.err

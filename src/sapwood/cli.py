@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(0)
     except Exception as error:
         told = _as_sapwood(error)
-        _tell(told, as_json="--json" in given)
+        _tell(told, given)
         sys.exit(told.exit_code)
 
 
@@ -116,8 +118,14 @@ def _unforeseen(error: Exception) -> SapwoodError:
     )
 
 
-def _tell(error: SapwoodError, *, as_json: bool) -> None:
-    if as_json:
+def _tell(error: SapwoodError, given: Sequence[str]) -> None:
+    """Print an error in the reader's language; as JSON, which programs read, in English."""
+    from sapwood.commands.wording import reader_language
+    from sapwood.translation import in_language
+
+    if "--json" in given:
         content: dict[str, Any] = error.to_json()
         click.echo(json.dumps(content, ensure_ascii=False))
-    click.echo(str(error), err=True)
+    words = [part for word in given for part in word.split("=", 1)]
+    asked = next((then for word, then in pairwise(words) if word == "--lang"), None)
+    click.echo(str(in_language(error, reader_language(asked))), err=True)

@@ -20,6 +20,7 @@ class SapwoodError(Exception):
     """
 
     exit_code = 1
+    lead = "Fix: "  # before the fix
 
     def __init__(self, code: str, what: str, *, details: Sequence[str] = (), fix: str = "") -> None:
         super().__init__(what)
@@ -32,7 +33,7 @@ class SapwoodError(Exception):
         lines = [f"{self.code}  {self.what}"]
         lines += [f"  • {detail}" for detail in self.details]
         if self.fix:
-            lines.append(f"  Fix: {self.fix}")
+            lines.append(f"  {self.lead}{self.fix}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, object]:

@@ -202,10 +202,10 @@ def _fetch_from(
                 continue
             try:
                 if link.sha256 and link.sha256.lower() != sha256.lower():
-                    raise _Mismatch(link.sha256)
+                    raise _Mismatch(f"SHA-256 {link.sha256[:12]}… is another file")
                 return _download(opener, link, sha256.lower(), to, sources.timeout)
             except _Mismatch as error:
-                wrong.append(f"{_shown(link.url)}: SHA-256 {str(error)[:12]}… is another file")
+                wrong.append(f"{_shown(link.url)}: {error}")
             except FAULTS as error:
                 offered = True
                 failures.append(f"{_shown(link.url)}: {_reason(error)}")
@@ -344,8 +344,8 @@ def _download(
                 return to / link.name
             partial.unlink()
             if not resumed:
-                raise _Mismatch(found)
-    raise _Mismatch("resumed twice, wrong twice")
+                raise _Mismatch(f"SHA-256 {found[:12]}… is another file")
+    raise _Mismatch("what came was wrong twice")
 
 
 def _continue(

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,15 @@ def test_check_shows_findings_and_exits_well(run, data):
     assert result.stdout.startswith("reviews.jsonl: 61 of 62 rows can be used\n")
     assert "• 1 row: the same text and label again" in result.stdout
     assert result.stderr == ""
+
+
+def test_check_speaks_chinese_in_80_cells(run, data):
+    result = run("check", data, "--lang", "zh")
+    assert result.stdout.startswith("reviews.jsonl：62 行中 61 行可用\n")
+    said = result.stdout.replace("reviews.jsonl", "").replace("clean.jsonl", "")
+    names = {"text", "label", "fix", "OUT"} | set(" ".join(t for t, _ in ROWS[:9]).split())
+    assert set(re.findall(r"[A-Za-z]{3,}", said)) <= names | {"good", "bad"}
+    assert max(map(cell_len, result.stdout.splitlines())) <= 80
 
 
 def test_check_blocks_on_leakage_and_fix_cures_it(run, data, tmp_path):

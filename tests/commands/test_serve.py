@@ -155,9 +155,9 @@ def places(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("words", "code", "what", "fix"),
     [
-        (["{}/nowhere"], "E-CONFIG-287", "There is no folder {}/nowhere.", "sapwood models list"),
+        (["{}/nowhere"], "E-CONFIG-287", "There is no folder '{}/nowhere'.", "sapwood models list"),
         (["{}/near/reviewz"], "E-CONFIG-287",
-         "There is no folder {}/near/reviewz. Did you mean 'reviews'?", "name the --out of a run"),
+         "no folder '{}/near/reviewz'. Did you mean 'reviews'?", "name the --out of a run"),
         (["{}/empty"], "E-CONFIG-287", "{}/empty holds neither an adaptation nor a base.",
          "name the --out of a run, an adaptation, or a base"),
         (["{}/notes"], "E-CONFIG-287", "{}/notes holds neither an adaptation nor a base.",

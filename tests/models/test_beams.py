@@ -187,7 +187,7 @@ def test_ways_to_choose_exclude_each_other():
         Sampling(temperature=0.7, beams=3, samples=4, contrast=0.6, top_k=1)
     assert list(caught.value.details) == [
         "temperature and beams and contrast are ways to choose: name one",
-        "3 beams give at most so many samples, not 4",
+        "3 beams give at most as many samples, not 4",
         "contrast chooses among top_k of 2 or more tokens",
         "contrast gives one answer: samples must be 1",
     ]

@@ -68,7 +68,7 @@ def test_unknown_names_get_a_suggestion_and_the_list() -> None:
 
 
 def test_a_missing_path_is_named() -> None:
-    with pytest.raises(ModelError, match=r"There is no folder or file nowhere/model\.gguf"):
+    with pytest.raises(ModelError, match=r"There is no folder or file 'nowhere/model\.gguf'"):
         resolve_base("nowhere/model.gguf")
 
 

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
+from sapwood.commands.findings import render
 from sapwood.errors import DataError
 from sapwood.tasks.check import check
-from sapwood.tasks.findings import render
 from sapwood.tasks.readers import find_files, read_examples, read_folder
 from sapwood.tasks.splits import split
 

@@ -107,6 +107,20 @@ def test_problems_are_told_with_what_mends_them(client, write_rows, tmp_path):
     assert "Mended." not in client.get("/p/r/data").text  # a notice is read once
 
 
+def test_problems_and_errors_are_told_in_chinese(client, write_rows, tmp_path):
+    rows = [(f"text number {n}", ("good", "bad")[n % 2]) for n in range(60)]
+    client.bring(
+        write_rows(tmp_path / "r.csv", [*rows, ("text number 0", "good"), ("a b", "goood")])
+    )
+    page = client.get("/p/r/data?lang=zh").text
+    problems = page.split('<ul class="problems">')[1].split("</ul>")[0]
+    assert 'lang="en"' not in problems and "1 行" in problems
+    done = client.post("/p/r/mend").text
+    assert "已去掉文本和标签都重复的 1 行" in done
+    told = client.post("/p/r/data", {"text": "nothing"}).text
+    assert "没有列 &#39;nothing&#39;" in told and "There is no" not in told
+
+
 def test_task_and_columns_can_be_chosen(client, project):
     page = client.post("/p/reviews/data", {"task": "story", "text": "label", "label": "text"})
     assert "The file is read so from now on." in page.text

@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from sapwood.commands.findings import render
 from sapwood.errors import ConfigError, DataError, ResourceError
 from sapwood.tasks.check import check, histogram
-from sapwood.tasks.findings import render, write_fixed
 from sapwood.tasks.labels import near_misses
 from sapwood.tasks.languages import language, languages
+from sapwood.tasks.mending import write_fixed
 from sapwood.tasks.readers import read_examples
 
 WORDS = (

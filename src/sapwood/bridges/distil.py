@@ -230,7 +230,7 @@ def _lesson(
     if name is None or bases.get(name).kind != "decoder":
         raise ConfigError(
             "E-CONFIG-084",
-            f"The student needs a language model; {name or 'the teacher'} is none.",
+            f"The student needs a language model; {name or 'the base of the teacher'} is none.",
             fix="name one: --base smollm2-135m",
         )
     context = _bare(teacher, texts)

@@ -84,12 +84,13 @@ def answered(
 
 def _check_template(made: Adaptation, bases: Bases, rows: Sequence[Example]) -> None:
     """Tell of texts that hold a chat template's control tokens, or refuse them (E-TPL-001)."""
+    from sapwood.commands.wording import tell
     from sapwood.search.rendered import template_notes
     from sapwood.tasks.structured import task_named
 
     if made.base is not None:
         for note in template_notes(task_named(made.task), rows, bases.get(made.base.name)):
-            click.echo(note, err=True)
+            tell(note)
 
 
 def _line(row: Example, several: Sequence[Answer]) -> str:

@@ -203,7 +203,7 @@ def _net(name: str, made: Adaptation | None) -> Any:
     if not name:
         raise ConfigError(
             "E-CONFIG-096",
-            "Folding this needs the base's weights, and it names no base.",
+            "Folding needs the weights of the base, and the adaptation names none.",
             fix="--model BASE",
         )
     bases = make_bases("cpu", "float32")

@@ -132,8 +132,11 @@ def _share(rank: int | None, world: int | None, workers: int | None) -> Share:
     if (rank is None) != (world is None) or (
         rank is not None and world is not None and rank >= world
     ):
+        wrong = f"--rank {rank} and --world {world} do not fit together"
+        if rank is None or world is None:
+            wrong = "--rank and --world go together, and one is missing"
         raise ConfigError(
-            "E-CONFIG-238", f"--rank {rank} and --world {world} do not fit together.",
+            "E-CONFIG-238", f"{wrong}.",
             fix="give both, ranks from 0 to world - 1, as --rank 0 --world 4",
         )  # fmt: skip
     return Share(rank=rank or 0, world=world or 1, workers=workers or _cores())

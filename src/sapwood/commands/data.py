@@ -39,6 +39,7 @@ def _columns(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--fix", metavar="OUT", help="Write the mended rows to this new file.")
 @click.option("--max-length", type=click.IntRange(min=1), help="Longest text, in characters.")
 @click.option("--strict", is_flag=True, help="Exit with 3 on warnings too.")
+@click.option("--lang", type=click.Choice(["en", "zh"]), help="Language of the words.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def check_data(
     data: str,
@@ -50,6 +51,7 @@ def check_data(
     fix: str | None,
     max_length: int | None,
     strict: bool,
+    lang: str | None,
     as_json: bool,
 ) -> None:
     """Find every problem of DATA at once: rows, labels, spans, tags, duplicates, leakage.
@@ -57,18 +59,21 @@ def check_data(
     DATA is a file, a folder with train and test files, or a Hugging Face data set. Exit code 3
     if a problem blocks training; with --fix, that of what is left to mend.
     """
+    from sapwood.commands.findings import render
+    from sapwood.commands.wording import reader_language, tell
     from sapwood.tasks.check import check
-    from sapwood.tasks.findings import render, write_fixed
+    from sapwood.tasks.mending import write_fixed
 
+    lang = reader_language(lang)
     table, other = _tables(data, test, task, {"text": text, "label": label})
     findings = check(table, test=other, limit_tokens=max_length)
     done = write_fixed(findings, table, fix) if fix else ()
     if as_json:
         click.echo(json.dumps({**findings.to_json(), "fixed": list(done)}, ensure_ascii=False))
     elif not done:
-        click.echo(render(findings))
+        click.echo(render(findings, lang))
     for line in done:
-        click.echo(line, err=True)
+        tell(line, lang)
     _leave(findings, fixed=bool(done), strict=strict)
 
 
@@ -135,6 +140,7 @@ def show_data(data: str, *, text: str | None, label: str | None, **given: Any) -
     rows and what was cut. Exit code 3 if training on them would be refused.
     """
     from sapwood.commands.showing import View, read, show_rows, show_tokens
+    from sapwood.commands.wording import tell
     from sapwood.tasks.readers import describe
 
     table = read(data, given.pop("task"), text, label)
@@ -142,9 +148,9 @@ def show_data(data: str, *, text: str | None, label: str | None, **given: Any) -
         show_tokens(table, View(**given))
     else:
         show_rows(table, given["rows"], as_json=given["as_json"])
-    click.echo(f"{table.columns.why}; {len(table.examples):,} rows can be used", err=True)
+    tell(f"{table.columns.why}; {len(table.examples):,} rows can be used")
     for note in (*table.notes, *(describe(dropped) for dropped in table.dropped)):
-        click.echo(note, err=True)
+        tell(note)
 
 
 @command.command(name="choose")

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from sapwood.commands.settings import FOUND, RUNS, Setting, entries, read_file, read_overrides
-from sapwood.commands.wording import reader_language, say
+from sapwood.commands.wording import reader_language, say, tell
 from sapwood.errors import ConfigError
 
 CONFIG, SET = "config", "overrides"  # the parameters that every command has
@@ -139,7 +139,7 @@ def _tell(found: Filled, path: str, takes: set[str], lang: str) -> None:
     if found.path is not None:
         click.echo(say(lang, "found_file", path=found.path), err=True)
     for note in found.notes:
-        click.echo(note, err=True)
+        tell(note, lang)
     unused = [n for n in found.file if n not in takes and path in RUNS and path in entries()[n].by]
     if unused:
         click.echo(say(lang, "not_used", command=path, listed=", ".join(unused)), err=True)

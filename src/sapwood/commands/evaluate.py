@@ -87,7 +87,7 @@ def command(
     if write:
         raise ConfigError(
             "E-CONFIG-133",
-            f"--write is for texts, and {folder} chooses labels: all of them are scored anyway.",
+            f"--write is for texts, and {folder} chooses labels: all rows are scored anyway.",
             fix="leave out --write",
         )
     _labels(made, make_bases(device, dtype), read_task(data, made.task, columns=columns).examples,

@@ -49,7 +49,7 @@ def _check_base(word: str) -> None:
             near = [each.name for each in path.parent.glob("*") if each.is_dir()]
             raise ConfigError(
                 "E-CONFIG-287",
-                f"There is no folder {word}.{did_you_mean(path.name, near)}",
+                f"There is no folder '{word}'.{did_you_mean(path.name, near)}",
                 fix="name the --out of a run, an adaptation, or a base: sapwood models list",
             )
         return

@@ -331,9 +331,11 @@ class Screen:
                 self.task = self.bar.add_task(event.candidate, note="")
             self.bar.update(
                 self.task, description=event.candidate, completed=event.done,
-                total=event.total, note=event.note,
+                total=event.total, note=self._said(event.note),
             )  # fmt: skip
-        elif event.kind == "note":
-            self.console.print(event.note, markup=False)
-        elif event.kind == "end":
-            self.console.print(f"{event.candidate:<22} {event.note}", markup=False)
+        elif event.kind in ("note", "end"):
+            head = f"{event.candidate:<22} " if event.kind == "end" else ""
+            self.console.print(head + self._said(event.note), markup=False)
+
+    def _said(self, note: str) -> str:
+        return translated(reader_language(self.lang), note)

@@ -93,6 +93,7 @@ def show_tokens(table: Table, view: View) -> None:
 
     Raises what stops a training run on them: DataError E-MASK-002 to -004, E-TPL-001 to -003.
     """
+    from sapwood.commands.wording import tell
     from sapwood.context.answering import tokens_of
     from sapwood.tasks.supervised import check_coverage, check_marks, coverage, in_words
 
@@ -116,7 +117,7 @@ def show_tokens(table: Table, view: View) -> None:
     finally:
         _summary(found, view.as_json)
     for note in (*found.problems(), *notes):
-        click.echo(note, err=True)
+        tell(note)
     if len(examples) < len(table.examples):
         click.echo(f"counted over the first {len(examples):,} rows", err=True)
 

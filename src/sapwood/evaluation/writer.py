@@ -20,10 +20,10 @@ from sapwood.models.generate import Sampling, generate
 from sapwood.models.grammar import Guide, Guides
 from sapwood.readouts.written import Written
 from sapwood.tasks.grammars import grammar
+from sapwood.tasks.kinds import SEVERAL
 from sapwood.tasks.verses import verse_grammar
 from sapwood.tasks.written import parse
 
-GUIDED = ("entities", "relations", "events", "multi-label")
 LEAST_TOKENS = 16  # for an answer, however long the prompt is
 
 
@@ -141,7 +141,7 @@ class Writer:
     @property
     def guided(self) -> bool:
         """Whether answers follow a grammar."""
-        return bool(self.readout.form) or (self.readout.grammar and self.readout.task in GUIDED)
+        return bool(self.readout.form) or (self.readout.grammar and self.readout.task in SEVERAL)
 
     def guide(self, text: str) -> Guide:
         """Return the grammar of answers about a text."""

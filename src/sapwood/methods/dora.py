@@ -34,7 +34,7 @@ class Dora(Method):
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        others = pattern_problems("DoRA", self.rank_pattern, self.alpha_pattern)
+        others = pattern_problems(self.rank_pattern, self.alpha_pattern)
         check_low_rank("DoRA", self.rank, self.alpha, self.dropout, others)
 
     def attach(self, net: Any, *, seed: int = 0) -> Any:

@@ -52,15 +52,15 @@ class Lora(Method):
     layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        others = pattern_problems("LoRA", self.rank_pattern, self.alpha_pattern)
+        others = pattern_problems(self.rank_pattern, self.alpha_pattern)
         if self.plus < 1:
-            others.append(f"LoRA's plus must be 1 or more, got {self.plus}.")
+            others.append(f"plus must be 1 or more, got {self.plus}")
         if self.start not in STARTS:
-            others.append(f"LoRA's start must be one of {', '.join(STARTS)}, got '{self.start}'.")
+            others.append(f"start must be one of {', '.join(STARTS)}, got '{self.start}'")
         if self.rho < 1:
-            others.append(f"LoRA's rho must be 1 or more, got {self.rho}.")
+            others.append(f"rho must be 1 or more, got {self.rho}")
         elif self.rho > 1 and self.start != "eva":
-            others.append("LoRA's rho moves ranks by what inputs show: it needs start=eva.")
+            others.append("rho moves ranks by what inputs show: it needs start=eva")
         check_low_rank("LoRA", self.rank, self.alpha, self.dropout, others)
 
     def attach(self, net: Any, *, seed: int = 0) -> Any:
@@ -177,13 +177,13 @@ class LoraLayer(LowRank):
         return {**super().stored(), "lora_A.weight": a, "lora_B.weight": b}
 
 
-def pattern_problems(name: str, ranks: Mapping[str, int], alphas: Mapping[str, float]) -> list[str]:
-    """Return what is wrong with a rank pattern and an alpha pattern, a sentence each."""
+def pattern_problems(ranks: Mapping[str, int], alphas: Mapping[str, float]) -> list[str]:
+    """Return what is wrong with a rank pattern and an alpha pattern, a line each."""
     wrong: list[tuple[str, str, str, float]] = [
         (m, "rank", "1 or more", rank) for m, rank in ranks.items() if rank < 1
     ]
     wrong += [(m, "alpha", "above 0", alpha) for m, alpha in alphas.items() if alpha <= 0]
-    return [f"{name} {what} of {m} must be {limit}, got {got}." for m, what, limit, got in wrong]
+    return [f"{what} of {m} must be {limit}, got {got}" for m, what, limit, got in wrong]
 
 
 def check_low_rank(
@@ -192,14 +192,14 @@ def check_low_rank(
     """Raise ConfigError (E-CONFIG-020) for values out of their ranges and `others`, all at once."""
     problems = []
     if rank < 1:
-        problems.append(f"{name} rank must be 1 or more, got {rank}.")
+        problems.append(f"rank must be 1 or more, got {rank}")
     if alpha <= 0:
-        problems.append(f"{name} alpha must be above 0, got {alpha}.")
+        problems.append(f"alpha must be above 0, got {alpha}")
     if not 0 <= dropout < 1:
-        problems.append(f"{name} dropout must be in [0, 1), got {dropout}.")
+        problems.append(f"dropout must be in [0, 1), got {dropout}")
     problems += others
     if problems:
-        raise ConfigError("E-CONFIG-020", " ".join(problems))
+        raise ConfigError("E-CONFIG-020", f"{name}'s settings are wrong.", details=problems)
 
 
 def attach_branches(

@@ -32,7 +32,7 @@ class Vera(Method):
     projection_seed: int = 0
 
     def __post_init__(self) -> None:
-        others = [] if self.start else ["VeRA's start must not be 0: nothing would train."]
+        others = [] if self.start else ["start must not be 0: nothing would train"]
         check_low_rank("VeRA", self.rank, 1.0, self.dropout, others)
 
     def attach(self, net: Any, *, seed: int = 0) -> Any:

@@ -95,7 +95,7 @@ class Sampling:
             why
             for why, holds in (
                 (f"{' and '.join(named)} are ways to choose: name one", len(named) > 1),
-                (f"{self.beams} beams give at most so many samples, not {self.samples}",
+                (f"{self.beams} beams give at most as many samples, not {self.samples}",
                  1 < self.beams < self.samples),
                 ("contrast chooses among top_k of 2 or more tokens",
                  self.contrast > 0 and self.top_k < 2),

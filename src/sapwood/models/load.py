@@ -357,7 +357,7 @@ def _hub_folder(name: str) -> Path:
 def _unknown(name: str) -> ModelError:
     path = Path(name).expanduser()
     looks_like_path = name.startswith((".", "/", "~")) or path.suffix == ".gguf"
-    what = f"There is no folder or file {path}" if looks_like_path else f"Unknown base '{name}'"
+    what = f"There is no folder or file '{path}'" if looks_like_path else f"Unknown base '{name}'"
     return ModelError(
         "E-MODEL-001",
         f"{what}.{did_you_mean(name, BASES)}",

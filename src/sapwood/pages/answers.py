@@ -8,19 +8,17 @@ from typing import Any
 from sapwood.pages.candidates import Report
 from sapwood.pages.spans import Mark, marked_text, marks_of, reading, tongue
 from sapwood.pages.words import Words
+from sapwood.tasks.kinds import SEVERAL, WRITTEN
 
 Section = dict[str, Any]
 Place = tuple[int, int]
 
-# Tasks whose answers are found in the text or written; a report of one has no confusion matrix.
-FOUND = ("entities", "relations", "events", "multi-label")
-WRITTEN = ("dialogue", "story", "poetry")
 LONGEST = 900  # characters of a written text shown
 
 
 def answered(report: Report) -> bool:
-    """Tell whether the answers of a report are found in the text or written, not chosen."""
-    return report.get("task") in (*FOUND, *WRITTEN) or bool(report.get("panel"))
+    """Tell whether answers are found in the text or written: there is no confusion matrix."""
+    return report.get("task") in (*SEVERAL, *WRITTEN) or bool(report.get("panel"))
 
 
 def answers(report: Report, words: Words) -> Section | None:
@@ -71,7 +69,7 @@ def _found(row: Mapping[str, Any], task: str, words: Words) -> Section:
         "right": right if isinstance(right, bool) else None,
         "counts": _counts(marks),
         "said": statements(row, task) if framed else _labels(row),
-        "nothing": not framed and task in FOUND and not _labels(row),
+        "nothing": not framed and task in SEVERAL and not _labels(row),
     }
 
 

@@ -10,7 +10,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sapwood.pages.answers import WRITTEN
 from sapwood.pages.candidates import (
     Report,
     Row,
@@ -27,6 +26,7 @@ from sapwood.pages.confidence import coverage_rows
 from sapwood.pages.panel import named, panel
 from sapwood.pages.verdict import verdict
 from sapwood.pages.words import ABSENT, Words, is_number
+from sapwood.tasks.kinds import WRITTEN
 
 _TASKS = {
     "classification": "text-classification",

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from sapwood.pages.answers import FOUND, WRITTEN
 from sapwood.pages.candidates import Report, find, score, shown
 from sapwood.pages.terminal import aligned, wrapped, written
 from sapwood.pages.words import ABSENT, Words
 from sapwood.tally import Tally, bits_saved, paired, share
+from sapwood.tasks.kinds import SEVERAL, WRITTEN
 
 Predictions = Sequence[Mapping[str, Any]] | str
 Named = tuple[str, Predictions]
@@ -96,7 +96,7 @@ def _paired(left: Predictions, right: Predictions, words: Words) -> tuple[Rows, 
 def _tallies(task: str, left: Rows, right: Rows) -> tuple[Tally, Tally] | None:
     """Return what is compared of both: rows answered right, or bits; None without these."""
     if task not in WRITTEN:
-        metric = "exact" if task in FOUND else "accuracy"
+        metric = "exact" if task in SEVERAL else "accuracy"
         return _hits(metric, left), _hits(metric, right)
     if any(row.get(key) is None for row in (*left, *right) for key in ("nats", "bytes")):
         return None

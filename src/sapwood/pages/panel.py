@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sapwood.pages.answers import WRITTEN
 from sapwood.pages.candidates import Report, Row
 from sapwood.pages.words import ABSENT, Words, is_number
+from sapwood.tasks.kinds import WRITTEN
 
 Section = dict[str, Any]
 

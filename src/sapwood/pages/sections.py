@@ -141,7 +141,7 @@ def candidates(report: Report, words: Words) -> Section:
                 "parts": " · ".join(told),
                 "recommended": candidate.get("name") == report.get("recommended"),
                 "status": candidate.get("status") or "finished",
-                "why": candidate.get("why") or "",
+                "why": words.told(candidate.get("why") or ""),
                 "dev": score(candidate, "dev"),
                 "test": score(candidate, "test"),
                 "shown": score(candidate, split),

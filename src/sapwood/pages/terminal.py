@@ -194,7 +194,7 @@ def _remark(candidate: Row, width: int, words: Words) -> list[str]:
     if status == "finished":
         return []
     known = words(f"status_{status}") if status in {"stopped", "failed"} else status
-    why = " ".join(str(candidate.get("why") or "").split())
+    why = words.told(" ".join(str(candidate.get("why") or "").split()))
     return [
         "    " + line
         for line in wrapped(words("because", status=known, why=why) if why else known, width - 4)[

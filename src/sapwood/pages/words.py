@@ -9,6 +9,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, TypeGuard
 
+from sapwood.translation import translated
+
 LANGUAGES = ("en", "zh")
 MINUS = "\N{MINUS SIGN}"
 ABSENT = "\N{EM DASH}"
@@ -48,6 +50,10 @@ class Words:
     def __call__(self, key: str, **values: object) -> str:
         """Return the sentence `key` with its places filled in. Raises KeyError if unknown."""
         return _sentences()[key][self.lang].format(**values)
+
+    def told(self, text: str) -> str:
+        """Return a sentence that a run wrote in English, in this language as far as it is known."""
+        return translated(text) if self.lang == "zh" else text
 
     def known(self, key: str) -> str | None:
         """Return the sentence `key` as it is written, or None if there is no such sentence."""

@@ -41,7 +41,7 @@ class Answers:
 
     def classify(self, model: str, texts: Sequence[str]) -> Found[dict[str, float]]:
         """See `Engine`."""
-        resident = self._held(model, "labels texts")
+        resident = self._held(model, "labels no texts")
         try:
             made = resident.adaptation
             if made is None or answers_of(made):

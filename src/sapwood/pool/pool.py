@@ -106,7 +106,7 @@ class Pool:
         if self.prompts is None:
             raise ConfigError(
                 "E-CONFIG-281",
-                f"'{wish.model}' cannot write: the base '{self.base}' is none that writes here.",
+                f"'{wish.model}' cannot write: the base '{self.base}' does not write here.",
                 fix="ask /v1/classify, /v1/extract or /v1/embeddings",
             )
         written = _Written(wish, tell)

@@ -231,7 +231,7 @@ def _mixable(name: str, method: Method, net: Any) -> tuple[dict[str, Part], str]
         try:
             check_mixable(name, method, part)
         except ConfigError as error:
-            return {}, error.what
+            return {}, error.what.rstrip(".")
         made[path] = part
     return made, ""
 

@@ -111,7 +111,7 @@ async def _unknown(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = ascii(request.url.path)[1:-1][:80]
     if error.status_code == 405:
-        told = ConfigError("E-CONFIG-306", f"{path} is not asked in this way.")
+        told = ConfigError("E-CONFIG-306", f"{path} does not take this HTTP method.")
     elif error.status_code == 404:
         told = ConfigError("E-CONFIG-299", f"There is no {path} here.{_near(request, path)}")
     else:

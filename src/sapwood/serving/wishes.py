@@ -95,7 +95,7 @@ def _schema(body: Written) -> str:
         raise ConfigError(
             "E-CONFIG-307",
             f"The schema has more than {SCHEMA_CHARACTERS:,} characters or {SCHEMA_LEVELS} levels, "
-            "or numbers that are none.",
+            "or holds NaN or Infinity.",
             fix="ask for less at once",
         )
     return written

@@ -63,7 +63,8 @@ def routes(studio: Studio) -> APIRouter:
         project = studio.workspace.project(identity)
         if not blocked(look(project)):
             studio.baselines.begin(project)
-        said = " ".join([studio.talk(request)("data_mended"), "; ".join(done)])
+        t = studio.talk(request)
+        said = " ".join([t("data_mended"), "; ".join(map(t.said, done))])
         return studio.forward(f"/p/{identity}/data", said.strip())
 
     @router.post("/remove")

@@ -150,7 +150,7 @@ def mend(project: Project) -> tuple[str, ...]:
     Raises what the readers raise.
     """
     from sapwood.tasks.check import check
-    from sapwood.tasks.findings import write_fixed
+    from sapwood.tasks.mending import write_fixed
     from sapwood.tasks.structured import read_task
 
     task, columns = look(project)["task"], _columns(project.columns)

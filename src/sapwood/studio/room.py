@@ -20,11 +20,11 @@ from sapwood.pages.candidates import kind, score
 from sapwood.pool.room import called
 from sapwood.pool.wish import Engine, Update, Wish
 from sapwood.studio.workspace import Project, Run
+from sapwood.tasks.kinds import WRITTEN
 
 Open = Callable[[str], Engine]
 _ANSWERED = 300.0  # seconds after which whoever waits for an answer is told that none came
 _ENGINES = 2  # kept open: a run's base and the encoder beside it
-WRITING = ("dialogue", "story", "poetry")
 TOKENS = 200  # of an answer that is written
 
 
@@ -57,7 +57,7 @@ def columns_of(project: Project, run: Run, report: Mapping[str, Any]) -> tuple[C
             chosen[part] = row
     found = [_column(project, run, part, chosen[part], base, best)
              for part in ("base", "prompted", "tuned") if part in chosen]  # fmt: skip
-    if report.get("task") in WRITING and "base" not in chosen:
+    if report.get("task") in WRITTEN and "base" not in chosen:
         found.insert(0, Column(part="base", model=base, candidate=Path(base).name, base=base,
                                folder=None, best=False))  # fmt: skip
     winner = next((row for row in rows if row.get("name") == best), None)

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from sapwood.errors import ConfigError
-from sapwood.studio.room import WRITING
 from sapwood.studio.workspace import Project, Run
-from sapwood.tasks.kinds import ONE_LABEL
+from sapwood.tasks.kinds import ONE_LABEL, WRITTEN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +62,7 @@ def question(task: str, model: str, text: str) -> tuple[str, dict[str, Any]]:
         return "/v1/chat/completions", {
             "model": model, "messages": [{"role": "user", "content": text}],
         }  # fmt: skip
-    if task in WRITING:
+    if task in WRITTEN:
         return "/v1/completions", {"model": model, "prompt": text, "max_tokens": 100}
     route = "/v1/classify" if task in ONE_LABEL else "/v1/extract"
     return route, {"model": model, "input": text}
@@ -76,7 +75,7 @@ def snippets(address: str, task: str, model: str, text: str, *, key: bool) -> tu
     if key:
         curl.append('-H "Authorization: Bearer $SAPWOOD_KEY"')
     curl.append(f"-d {shlex.quote(json.dumps(body, ensure_ascii=False))}")
-    python = _openai(address, body, key) if task in WRITING else _httpx(address + route, body, key)
+    python = _openai(address, body, key) if task in WRITTEN else _httpx(address + route, body, key)
     return (
         Snippet(key="ship_curl", language="shell", text=" \\\n  ".join(curl)),
         Snippet(key="ship_python", language="python", text=python),

@@ -10,9 +10,12 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from markupsafe import Markup
+
 from sapwood.pages.candidates import shown
 from sapwood.pages.panel import quantity
 from sapwood.pages.words import LANGUAGES, Words
+from sapwood.translation import PHRASES, translated
 
 COOKIE = "sapwood_lang"
 SAVED = "bits_saved"  # of written answers: which share of the 8 bits of a byte is not needed
@@ -51,6 +54,16 @@ class Talk:
     def tag(self) -> str:
         """Return the language as HTML names it."""
         return "zh-Hans" if self.lang == "zh" else "en"
+
+    def said(self, words: str, code: str = PHRASES) -> str:
+        """Return words that other parts wrote in English, as far as they are known."""
+        return translated(words, code) if self.lang == "zh" else words
+
+    def told(self, words: str, code: str = PHRASES) -> Markup:
+        """Return the same as a part of a page, marked with the language that it is in."""
+        said = self.said(words, code)
+        tag = "en" if said == words else self.tag
+        return Markup('<span lang="{}">{}</span>').format(tag, said)
 
     def task(self, name: str) -> str:
         """Return what a kind of task is called."""

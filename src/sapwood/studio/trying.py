@@ -20,9 +20,10 @@ from sapwood.studio.marking import ends_marked, in_words, marked, marks_of
 from sapwood.studio.pages import Studio
 from sapwood.studio.questions import Question, example_of, fields_of, question_of
 from sapwood.studio.results import chosen
-from sapwood.studio.room import WRITING, Column, columns_of, found, labels, written
+from sapwood.studio.room import Column, columns_of, found, labels, written
+from sapwood.studio.talk import Talk
 from sapwood.studio.workspace import Project, Run
-from sapwood.tasks.kinds import ONE_LABEL, SPANS
+from sapwood.tasks.kinds import ONE_LABEL, SPANS, WRITTEN
 
 _TURNS = 40  # of a conversation
 
@@ -93,8 +94,8 @@ def routes(studio: Studio) -> APIRouter:
     ) -> Response:
         trial = await run_in_threadpool(_needed, studio, identity, run)
         column = trial.column(part)
-        if trial.task in WRITING:
-            pieces = _pieces(studio, trial, column, _turns(form))
+        if trial.task in WRITTEN:
+            pieces = _pieces(studio, studio.talk(request), (trial, column), _turns(form))
             return StreamingResponse(pieces, media_type="text/plain; charset=utf-8")
         whole = await run_in_threadpool(_whole, studio, request, trial, column, form)
         return HTMLResponse(whole)
@@ -148,7 +149,7 @@ def _page(
         fields = fields_of(trial.task, seen)
         given = {name: form.text(name) for name in fields} if form else example_of(fields, seen)
         values |= {"fields": fields, "given": given}
-        values |= {"writing": trial.task in WRITING, "spoken": trial.task == "dialogue",
+        values |= {"writing": trial.task in WRITTEN, "spoken": trial.task == "dialogue",
                    "known": list((seen["findings"] or {}).get("labels") or {})[:200],
                    "metric": trial.report.get("metric", "accuracy"),
                    **_engine(studio, trial)}  # fmt: skip
@@ -183,7 +184,7 @@ def _answered(studio: Studio, trial: Trial, column: Column, asked: Question) -> 
     if trial.task in ONE_LABEL:
         pair = ends_marked(asked.shown, asked.ends) if asked.ends else ""
         return {"kind": "labels", "labels": labels(room, column, text)[:12], "pair": pair}
-    if trial.task in WRITING:
+    if trial.task in WRITTEN:
         turns = (Turn(role="user", content=text),)
         pieces = list(written(room, column, turns, spoken=trial.task == "dialogue"))
         errors = [p for p in pieces if isinstance(p, SapwoodError)]
@@ -207,12 +208,17 @@ def _turns(form: Form) -> tuple[Turn, ...]:
     return tuple(Turn(role=roles[(n + offset) % 2], content=text) for n, text in enumerate(said))
 
 
-def _pieces(studio: Studio, trial: Trial, column: Column, turns: tuple[Turn, ...]) -> Iterator[str]:
+def _pieces(
+    studio: Studio, t: Talk, asked: tuple[Trial, Column], turns: tuple[Turn, ...]
+) -> Iterator[str]:
     """Yield an answer as it is written; an error is its last line, behind a form feed."""
+    trial, column = asked
     try:
         if not turns or not turns[-1].content.strip():
             raise DataError("E-DATA-303", "There is no text.", fix="write the text first")
         for piece in written(studio.room, column, turns, spoken=trial.task == "dialogue"):
-            yield f"\f{piece.what}" if isinstance(piece, SapwoodError) else piece
+            if isinstance(piece, SapwoodError):
+                raise piece
+            yield piece
     except SapwoodError as error:
-        yield f"\f{error.what}"
+        yield f"\f{t.said(error.what, error.code)}"

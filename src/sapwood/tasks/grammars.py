@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 
 from sapwood.interfaces import Schema
 from sapwood.tasks.alignment import cuts_word
+from sapwood.tasks.kinds import ONE_LABEL
 from sapwood.tasks.written import NONE, RESERVED, ROLE_RESERVED, escape, name
 
-CHOICES = ("classification", "pairs")
 _START = 'start: " "? answer TAIL?\nTAIL: /\\n\\n?/\n'
 _MARK = "MARK: /#[1-9][0-9]{0,2}/\n"
 # Quoted words neither begin nor end with white space; line breaks are written as \n and \r there.
@@ -29,7 +29,7 @@ def grammar(task: str, text: str, schema: Schema, *, marks: bool = True) -> str:
     one of `schema.types`, multi-label several; other answers are frames of these types. Without
     types there is one answer, none.
     """
-    if task in CHOICES:
+    if task in ONE_LABEL:
         return f"{_START}answer: LABEL\nLABEL: {_choice(schema.types)}\n"
     if task == "multi-label":
         names = [name(label, RESERVED[task]) for label in schema.types]

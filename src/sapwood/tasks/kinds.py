@@ -13,6 +13,8 @@ from sapwood.tasks.rows import Record
 Family = Literal["classification", "generation", "extraction"]
 ONE_LABEL = ("classification", "pairs")  # the tasks whose answer is one label
 SPANS = ("entities", "relations", "events")  # whose answers are parts of the text
+SEVERAL = (*SPANS, "multi-label")  # whose answers are any number of things
+WRITTEN = ("dialogue", "story", "poetry")  # whose answers are free text
 NAMES_BESIDE = "labels.txt"  # names of tag numbers, one a line, for a file that has none
 Read = Callable[[Record, list[str]], Example]
 

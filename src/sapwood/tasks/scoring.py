@@ -17,6 +17,7 @@ from sapwood.errors import ConfigError, DataError
 from sapwood.interfaces import Answer, Example, Floats, Frame
 from sapwood.tally import Tally, f1, f1_of_types, share
 from sapwood.tasks import matching
+from sapwood.tasks.kinds import WRITTEN
 from sapwood.tasks.written import NONE
 
 # Names under which data sets keep "no relation between these two", which is not a relation.
@@ -42,7 +43,6 @@ NEGATIVE = frozenset(
 )
 DIRECTION = re.compile(r"\s*\((e1,\s*e2|e2,\s*e1)\)$")  # SemEval-2010 task 8 writes it in the name
 SEPARATOR = re.compile(r"\s*[;；]\s*")  # between several labels written in one field
-WRITTEN = ("dialogue", "story", "poetry")
 Rows = Sequence[Example]
 Answers = Sequence[Answer]
 

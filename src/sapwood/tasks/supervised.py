@@ -13,6 +13,7 @@ from typing import Any
 
 from sapwood.errors import DataError
 from sapwood.interfaces import Dropped, Example
+from sapwood.tasks.kinds import SPANS
 from sapwood.tasks.readers import describe, rows_of
 from sapwood.tasks.written import write
 
@@ -121,7 +122,7 @@ def in_words(task: str, examples: Iterable[Example]) -> Iterator[Example]:
     Raises DataError (E-DATA-112) when a frame has no words in its text.
     """
     for example in examples:
-        if example.label is None and task in ("entities", "relations", "events"):
+        if example.label is None and task in SPANS:
             yield replace(example, label=write(task, example.text, example.frames))
         else:
             yield example
