@@ -19,6 +19,7 @@ from sapwood.training import plan as planning
 from sapwood.training.plan import Plan, planned, read_plan, revised, write_plan
 from sapwood.training.pretraining import History, pretrain
 from sapwood.training.pretraining_job import Job
+from sapwood.training.pretraining_setup import RATE, prepared
 
 # What stands around a text as the net was trained: 2 [CLS], 3 [SEP], 6 <eos>.
 FRAMES = {
@@ -56,6 +57,17 @@ def ran(job: Job) -> dict[str, Any]:
 
 def weights(out: Path) -> str:
     return sha256((out / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("line", "optimiser", "share"), [("nsp", "adamw", 0.25), ("mlm+nsp", "muon", 1.0)]
+)
+def test_pairs_alone_take_adamw_and_a_low_rate(
+    corpus: Path, tmp_path: Path, line: str, optimiser: str, share: float
+) -> None:
+    setup = prepared(job(corpus, tmp_path, model="bert-tiny", objective=line), CPU)
+    assert setup.facts["optimiser"] == optimiser
+    assert setup.recipe.learning_rate == pytest.approx(share * RATE)
 
 
 @pytest.mark.parametrize(

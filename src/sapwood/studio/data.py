@@ -64,8 +64,8 @@ def routes(studio: Studio) -> APIRouter:
         if not blocked(look(project)):
             studio.baselines.begin(project)
         t = studio.talk(request)
-        said = " ".join([t("data_mended"), "; ".join(map(t.said, done))])
-        return studio.forward(f"/p/{identity}/data", said.strip())
+        said = f"{t('data_mended')} {'; '.join(map(t.said, done))}".strip()
+        return studio.forward(f"/p/{identity}/data", said)
 
     @router.post("/remove")
     def remove(request: Request, identity: str) -> Response:
@@ -73,8 +73,7 @@ def routes(studio: Studio) -> APIRouter:
         for run in project.runs():
             studio.runs.stop(run)
         studio.workspace.remove(project)
-        said = studio.talk(request)("data_removed", name=project.name)
-        return studio.forward("/", said)
+        return studio.forward("/", studio.talk(request)("data_removed", name=project.name))
 
     return router
 
