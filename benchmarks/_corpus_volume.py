@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ DOCUMENT, PARAGRAPH = 4000, 600  # characters; each paragraph has one word that 
 SAMPLES = ("austen", "enwiki-excerpt")
 LETTERS = "bcdfghjklmnpqrstvwxz"
 INTERVAL = 0.5  # seconds between looks at the memory
+MADE_UP = [f"The {a} of the {b} was seen by many people, who told of it."
+           for a in ("river", "garden", "window", "letter", "winter", "market", "tower")
+           for b in ("king", "valley", "morning", "village", "captain", "sister", "wood")]  # fmt: skip
 
 
 def sentences() -> list[str]:
@@ -49,9 +52,9 @@ def sentences() -> list[str]:
     return [sentence for sentence in found if 40 <= len(sentence) <= 400]
 
 
-def documents(size: int) -> Iterator[str]:
-    """Yield documents of `size` bytes in all."""
-    known, rng, number, written = sentences(), random.Random(0), 0, 0
+def documents(size: int, known: Sequence[str]) -> Iterator[str]:
+    """Yield documents of `size` bytes in all, of known sentences."""
+    rng, number, written = random.Random(0), 0, 0
     while written < size:
         paragraphs: list[str] = []
         while sum(map(len, paragraphs)) < DOCUMENT:
@@ -74,17 +77,19 @@ def _word(number: int) -> str:
     return "Q" + letters + "ing"
 
 
-def volume(megabytes: int, about: dict[str, Any], folder: Path) -> dict[str, Any]:
+def volume(megabytes: float, about: dict[str, Any], folder: Path, *, smoke: bool) -> dict[str, Any]:
     """Build a corpus of so much text with the default number of workers; return the result."""
+    known = MADE_UP if smoke else sentences()
     source, out = folder / "text.jsonl.gz", folder / "corpus"
     written = size = 0
     with gzip.open(source, "wt", compresslevel=1, encoding="utf-8") as file:
-        for text in documents(megabytes * MEGABYTE):
+        for text in documents(int(megabytes * MEGABYTE), known):
             written += 1
             size += len(text.encode())
             file.write(json.dumps({"text": text}) + "\n")
     say(f"{size / MEGABYTE:,.0f} MB of text in {written:,} documents")
-    command = [sys.executable, "-m", "sapwood", "corpus", "build", str(source), "--rules", "web",
+    rules = "light" if smoke else "web"
+    command = [sys.executable, "-m", "sapwood", "corpus", "build", str(source), "--rules", rules,
                "--languages", "en", "--out", str(out), "--json"]  # fmt: skip
     start = time.perf_counter()
     with contention(about):

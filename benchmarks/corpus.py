@@ -226,14 +226,14 @@ def main() -> None:
     parser.add_argument("--wikiextractor", metavar="PYTHON", help="one with wikiextractor")
     parser.add_argument("--warc", type=Path, help="a crawl  [default: debian-handbook]")
     parser.add_argument("--dump", type=Path, help="a MediaWiki dump  [default: enwiki-excerpt]")
-    parser.add_argument("--volume", metavar="MEGABYTES", type=int, help="only this")
+    parser.add_argument("--volume", metavar="MEGABYTES", type=float, help="only this")
     options = parser.parse_args()
     settle(options.threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     about, start = machine(options.threads), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         if options.volume:
-            result = volume(options.volume, about, Path(folder))
+            result = volume(options.volume, about, Path(folder), smoke=options.smoke)
         else:
             with contention(about):
                 result = compare(options, Path(folder))

@@ -151,6 +151,13 @@ def test_corpus_shape(tiny_checkpoint: Callable[[str], Path]) -> None:
     assert len({round(row["peak_mb"], 1) for row in rows.values()}) > 1
 
 
+def test_corpus_volume_shape(tiny_checkpoint: Callable[[str], Path]) -> None:
+    found = smoke("corpus", tiny_checkpoint("llama"), "--volume", "0.2")
+    (row,) = found["rows"]
+    assert row["text_mb"] >= 0.2 and row["counts"]["records"] == row["written"] > 40
+    assert row["peak_mb"] > 20  # what Python and its packages take
+
+
 def test_data_curve_keeps_its_cells(tiny_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     flags = ("--cache", str(tmp_path / "cache"), "--seconds", "60")
     found = smoke("data_curve", tiny_checkpoint("llama"), *flags)
