@@ -26,9 +26,8 @@ DOCUMENT, PARAGRAPH = 4000, 600  # characters; each paragraph has one word that 
 SAMPLES = ("austen", "enwiki-excerpt")
 LETTERS = "bcdfghjklmnpqrstvwxz"
 INTERVAL = 0.5  # seconds between looks at the memory
-MADE_UP = [f"The {a} of the {b} was seen by many people, who told of it."
-           for a in ("river", "garden", "window", "letter", "winter", "market", "tower")
-           for b in ("king", "valley", "morning", "village", "captain", "sister", "wood")]  # fmt: skip
+NAMES = ("river", "garden", "window", "letter", "winter", "market", "tower", "king", "valley")
+MADE_UP = [f"The {a} of the {b} was seen by many, who told of it." for a in NAMES for b in NAMES]
 
 
 def sentences() -> list[str]:
