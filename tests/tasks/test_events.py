@@ -126,7 +126,7 @@ def test_two_events_on_one_trigger_and_one_argument_in_two_roles(write):
         ({"type": "x", "trigger": "gave"}, "the words of a trigger are not in the text: 'gave'"),
         ({"type": "x", "arguments": [{"start": 0, "end": 3}]}, "an argument without a role"),
         ({"type": "x", "arguments": [7]}, "an argument that is no object: 7"),
-        ({"type": "x", "arguments": 7}, "column 'arguments' holds a int, not a list"),
+        ({"type": "x", "arguments": 7}, "column 'arguments' holds a number, not a list"),
         (7, "an event that is no object: 7"),
     ],
 )

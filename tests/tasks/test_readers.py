@@ -158,9 +158,9 @@ def test_json_values_of_every_type(write):
     table = read_examples(write("types.jsonl", content))
     assert rows(table) == [(1, "one", "1"), (2, "two", "0"), (3, "3", "1")]
     assert {d.reason: d.rows for d in table.dropped} == {
-        "column 'text' holds a dict, not text": (4,),
+        "column 'text' holds an object, not text": (4,),
         "column 'text' holds a list, not text": (5,),
-        "column 'label' holds a dict, not a label": (6,),
+        "column 'label' holds an object, not a label": (6,),
         "column 'label' holds several labels (one a row is supported)": (7,),
         "column 'label' empty": (8,),
         "column 'text' empty": (9, 10),

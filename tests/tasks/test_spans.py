@@ -169,7 +169,7 @@ def test_lists_in_whatever_they_are_packed():
     assert unpacked("['a', 'b']") == ["a", "b"]
     assert unpacked("[not a list]") == "[not a list]"
     assert items({"a": [1, 2], "b": [3, 4]}, "x") == [{"a": 1, "b": 3}, {"a": 2, "b": 4}]
-    with pytest.raises(Unusable, match="column 'x' holds a str, not a list"):
+    with pytest.raises(Unusable, match="column 'x' holds a string, not a list"):
         items("a", "x")
     with pytest.raises(Unusable, match="column 'x' empty"):
         items(" ", "x")

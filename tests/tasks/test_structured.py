@@ -83,7 +83,7 @@ def test_no_usable_row_is_refused_with_every_reason(tmp_path):
             read_task(source, "entities")
         assert error.value.code == "E-DATA-014"
         assert "none of 2 rows can be used" in str(error.value)
-        assert "column 'entities' holds a int, not a list" in str(error.value)
+        assert "column 'entities' holds a number, not a list" in str(error.value)
         assert "column 'text' empty" in str(error.value)
 
 

@@ -19,6 +19,7 @@ from sapwood.context.ntriples import label_rank, parse
 from sapwood.errors import DataError
 from sapwood.registry import did_you_mean
 from sapwood.tasks.encodings import inspect
+from sapwood.tasks.rows import kind_of
 
 ENTITIES = "entities.jsonl"
 DELIMITED, LINES_OF_JSON, N_TRIPLES = (
@@ -202,7 +203,7 @@ def _triple(values: Sequence[object], path: Path, line: int, *, literal: bool = 
     cells = []
     for name, value in zip(COLUMNS, values, strict=True):
         if isinstance(value, bool | dict | list):
-            raise _Faulty(f"the {name} is a {type(value).__name__}, not text")
+            raise _Faulty(f"the {name} is {kind_of(value)}, not text")
         text = "" if value is None else " ".join(str(value).split())
         if not text:
             raise _Faulty(f"the {name} is empty")
@@ -222,7 +223,7 @@ def _json_lines(path: Path, encoding: str, faults: list[tuple[int, str]]) -> Ite
         try:
             row = json.loads(text)
             if not isinstance(row, dict):
-                raise _Faulty(f"not an object but a {type(row).__name__}")
+                raise _Faulty(f"not an object but {kind_of(row)}")
             found = _columns(list(row))
             if found is None:
                 raise _Faulty(f"no head, relation and tail among {', '.join(row) or 'no keys'}")

@@ -19,7 +19,7 @@ from sapwood.interfaces import Dropped, Example
 from sapwood.registry import did_you_mean
 from sapwood.tasks.columns import Columns, choose_columns, words
 from sapwood.tasks.encodings import Content, inspect
-from sapwood.tasks.rows import FORMATS, Record, Rows, hub_rows, open_rows
+from sapwood.tasks.rows import FORMATS, Record, Rows, hub_rows, kind_of, open_rows
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -270,7 +270,7 @@ def _example(
         if text is None or (isinstance(text, float) and math.isnan(text)):
             return f"column '{columns.text}' empty"
         if isinstance(text, bool | dict | list):
-            return f"column '{columns.text}' holds a {type(text).__name__}, not text"
+            return f"column '{columns.text}' holds {kind_of(text)}, not text"
         text = str(text)
     text = text.strip(EDGES)
     if not text:
@@ -288,7 +288,7 @@ def _example(
             elif isinstance(value, list):
                 return f"column '{columns.label}' holds several labels (one a row is supported)"
             else:
-                return f"column '{columns.label}' holds a dict, not a label"
+                return f"column '{columns.label}' holds an object, not a label"
         label = clean_label(value, names)
         if label is None and need_label:
             return f"column '{columns.label}' empty"

@@ -11,7 +11,7 @@ from sapwood.tasks.entities import type_of
 from sapwood.tasks.kinds import Form, Opening, Task, Unusable, frame_labels, own_label
 from sapwood.tasks.readers import EDGES, clean_label
 from sapwood.tasks.roles import TEXT, choose, role
-from sapwood.tasks.rows import Record
+from sapwood.tasks.rows import Record, kind_of
 from sapwood.tasks.spans import (
     TYPE,
     Page,
@@ -67,7 +67,7 @@ def pair_form(opening: Opening) -> Form:
         if relation is not None:
             value = record.get(relation)
             if isinstance(value, dict | list):
-                raise Unusable(f"column '{relation}' holds a {type(value).__name__}, not a label")
+                raise Unusable(f"column '{relation}' holds {kind_of(value)}, not a label")
             label = clean_label(value, names)
         if label is None and opening.need_answer:
             raise Unusable(f"column '{relation}' empty")

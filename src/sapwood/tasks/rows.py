@@ -280,15 +280,26 @@ def _listed(path: Path, content: object) -> list[object]:
     keys = f" with the keys {', '.join(map(repr, content))}" if isinstance(content, dict) else ""
     raise DataError(
         "E-DATA-009",
-        f"{path.name} is not a list of rows but one {type(content).__name__}{keys}"[:400],
+        f"{path.name} is not a list of rows but {kind_of(content)}{keys}"[:400],
         fix='write a list of objects, or {"data": [...]}',
     )
+
+
+def kind_of(value: object) -> str:
+    """Return what kind of value it is, in the words of JSON.
+
+    >>> kind_of({}), kind_of(1.5), kind_of(None)
+    ('an object', 'a number', 'nothing')
+    """
+    kinds = {"dict": "an object", "str": "a string", "int": "a number", "float": "a number",
+             "bool": "true or false", "NoneType": "nothing"}  # fmt: skip
+    return kinds.get(type(value).__name__, "a list")
 
 
 def _record(item: object) -> Record | str:
     if isinstance(item, dict):
         return {clean_header(key): value for key, value in item.items()}
-    return f"not an object with named values but a {type(item).__name__}"
+    return f"not an object with named values but {kind_of(item)}"
 
 
 def _peeked(records: Iterable[tuple[int, Record | str]]) -> tuple[tuple[str, ...], Numbered]:

@@ -12,6 +12,7 @@ from sapwood.interfaces import Example, Frame, Span
 from sapwood.tasks.bio import join_tokens
 from sapwood.tasks.kinds import Unusable
 from sapwood.tasks.readers import EDGES
+from sapwood.tasks.rows import kind_of
 
 START = ("start", "start_offset", "begin", "start_char", "start_index", "char_start", "from")
 END = ("end", "end_offset", "stop", "end_char", "end_index", "char_end", "to")
@@ -78,7 +79,7 @@ def items(value: object, column: str) -> list[object]:
             return [dict(zip(value, row, strict=True)) for row in zip(*lists, strict=True)]
     if is_missing(value):
         raise Unusable(f"column '{column}' empty")
-    raise Unusable(f"column '{column}' holds a {type(value).__name__}, not a list", shown(value))
+    raise Unusable(f"column '{column}' holds {kind_of(value)}, not a list", shown(value))
 
 
 def first_of(spec: Mapping[str, object], names: Sequence[str]) -> object:
@@ -104,7 +105,7 @@ def read_text(value: object, column: str) -> str:
     if is_missing(value):
         raise Unusable(f"column '{column}' empty")
     if isinstance(value, bool | dict | list | tuple):
-        raise Unusable(f"column '{column}' holds a {type(value).__name__}, not text", shown(value))
+        raise Unusable(f"column '{column}' holds {kind_of(value)}, not text", shown(value))
     text = value if isinstance(value, str) else str(value)
     if "\x00" in text:
         raise Unusable(f"column '{column}' holds NUL bytes")
