@@ -158,7 +158,8 @@ def test_a_marked_pair_is_tried(tried, lang, words):
     assert '<mark class="kind-0">Cy</mark> &lt;met&gt; <mark class="kind-1">Di</mark>' in page
     assert "75.0" in page and 'name="head" value="Cy"' in page
     told = client.post("/p/rows/try/tuned", {**given, "tail": "Eve"}).text
-    assert "&#39;Eve&#39; is not in the text" in told and "E-DATA-303" in told
+    lost = {"en": "&#39;Eve&#39; is not in the text", "zh": "文本中没有 &#39;Eve&#39;"}[lang]
+    assert lost in told and "E-DATA-303" in told
     shipped = client.get("/p/rows/ship").text
     assert "&lt;head&gt;Ann&lt;/head&gt; met &lt;tail&gt;Bo&lt;/tail&gt;" in shipped
 
@@ -174,7 +175,8 @@ def test_two_texts_are_tried(tried, lang, words):
     page = client.post("/p/rows/try", {"text": "a fine day", "text_pair": "a day & night"}).text
     assert set(engine.asked) == {"a fine day\na day & night"}
     assert page.count("a day &amp; night</textarea>") == 2  # what is asked, and the row to add
-    assert "There is no second text." in client.post("/p/rows/try/tuned", {"text": "x"}).text
+    lacks = {"en": "There is no second text.", "zh": "没有第二段文本。"}[lang]
+    assert lacks in client.post("/p/rows/try/tuned", {"text": "x"}).text
 
 
 @pytest.mark.parametrize(
