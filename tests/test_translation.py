@@ -150,6 +150,11 @@ def test_what_has_no_form_stays_as_it_is() -> None:
     assert in_language(error, "en") is error
 
 
+def test_what_stands_in_quotes_is_a_name_and_stays() -> None:
+    assert translated("There is no column 'nothing'.", "E-DATA-307") == "没有列 'nothing'。"
+    assert "空值" in translated("column 'nothing' holds nothing, not text")
+
+
 def test_kind_code_and_exit_stay() -> None:
     told = in_language(ConfigError("E-CONFIG-002", "x", fix="y"), "zh")
     assert isinstance(told, ConfigError) and told.exit_code == 2

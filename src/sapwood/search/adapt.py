@@ -102,6 +102,7 @@ def _data_line(material: Material) -> str:
     dropped = sum(len(d.rows) for d in splits.dropped)
     labels = len(splits.labels)
     return (
-        f"{len(splits.train):,} train, {len(splits.dev):,} dev, {len(splits.test):,} test rows, "
-        f"{labels} labels" + (f", {dropped:,} rows not used" if dropped else "")
+        f"{len(splits.train):,} train, {len(splits.dev):,} dev, {len(splits.test):,} test rows"
+        + (f", {labels} label{'s' if labels > 1 else ''}" if labels else "")
+        + (f", {dropped:,} rows not used" if dropped else "")
     )

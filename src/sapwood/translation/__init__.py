@@ -13,7 +13,8 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
-from itertools import chain
+from itertools import chain, pairwise
+from typing import NamedTuple
 
 from sapwood.errors import SapwoodError
 
@@ -21,7 +22,29 @@ PHRASES = "phrases"
 ANY, LONG = "", 12  # fixed letters of a form that is known under any code
 DEEPEST = 3  # phrases in the places of phrases
 _NAMED = re.compile(r"(E-[A-Z]+-\d+): (.+)", re.DOTALL)
-Form = tuple[str, re.Pattern[str], str]  # its longest fixed piece, itself, Chinese
+
+
+class Form(NamedTuple):
+    """A sentence with places: its longest fixed piece, its pattern, and its Chinese.
+
+    `quoted`: for each place, whether it stands in quotes; what does is a name, and stays.
+    """
+
+    piece: str
+    pattern: re.Pattern[str]
+    chinese: str
+    quoted: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, english: str, chinese: str) -> Form:
+        """Make it from its two sides.
+
+        >>> Form.of("There is no column '{}' in {}", "{1} 没有列 '{0}'").quoted
+        (True, False)
+        """
+        pieces = english.split("{}")
+        quoted = tuple(a[-1:] == b[:1] == "'" for a, b in pairwise(pieces))
+        return cls(max(pieces, key=len), pattern(english), chinese, quoted)
 
 
 def in_language(error: SapwoodError, lang: str) -> SapwoodError:
@@ -51,11 +74,13 @@ def translated(words: str, code: str = PHRASES, *, depth: int = DEEPEST) -> str:
     named = _NAMED.fullmatch(words)
     if named:
         return f"{named[1]}：{translated(named[2], named[1], depth=depth)}"
-    for piece, form, chinese in chain(_forms(code), _forms(PHRASES), _forms(ANY)):
-        if piece in words and (found := form.fullmatch(words)):
-            values = found.groups("")
-            places = [translated(v, depth=depth - 1) if depth and v else v for v in values]
-            return filled(chinese, places)
+    for form in chain(_forms(code), _forms(PHRASES), _forms(ANY)):
+        if form.piece in words and (found := form.pattern.fullmatch(words)):
+            places = [
+                translated(value, depth=depth - 1) if depth and value and not quoted else value
+                for value, quoted in zip(found.groups(""), form.quoted, strict=True)
+            ]
+            return filled(form.chinese, places)
     return words
 
 
@@ -75,7 +100,7 @@ def _forms(code: str) -> tuple[Form, ...]:
     if code == ANY:
         known = {pair for pairs in tables().values() for pair in pairs if _fixed(pair[0]) >= LONG}
     ordered = sorted(known, key=lambda pair: (-_fixed(pair[0]), pair))
-    return tuple((max(e.split("{}"), key=len), pattern(e), chinese) for e, chinese in ordered)
+    return tuple(Form.of(english, chinese) for english, chinese in ordered)
 
 
 def _fixed(english: str) -> int:
