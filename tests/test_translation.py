@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
@@ -12,9 +13,11 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sapwood.errors import ConfigError, DataError, SapwoodError
-from sapwood.translation import PHRASES, filled, in_language, pattern, tables, translated
+from sapwood.translation import PHRASES, Form, filled, in_language, tables, translated
 
 SOURCE = Path(__file__).parents[1] / "src" / "sapwood"
 ERRORS = {"SapwoodError", "ConfigError", "DataError", "ResourceError", "ModelError", "Busy"}
@@ -163,6 +166,23 @@ def test_kind_code_and_exit_stay() -> None:
 
 
 def test_places_hold_lines_signs_and_nothing() -> None:
-    form = pattern("{} of {} (a+b)")
-    assert form.fullmatch("a\nb of  (a+b)").groups() == ("a\nb", "")
+    form = Form.of("{} of {} (a+b)", "")
+    assert form.places("a\nb of  (a+b)") == ["a\nb", ""]
+    assert form.places("a of b (a+b) ") is None and form.places("of (a+b)") is None
     assert filled("{1}{0}", ["a", r"\1{0}"]) == r"\1{0}a"
+
+
+@given(
+    pieces=st.lists(st.text("ab ", max_size=3), min_size=1, max_size=5),
+    words=st.text("ab ", max_size=12),
+)
+def test_places_are_those_of_a_pattern(pieces: list[str], words: str) -> None:
+    wanted = re.fullmatch("(.*?)".join(map(re.escape, pieces)), words, re.DOTALL)
+    found = Form.of("{}".join(pieces), "").places(words)
+    assert found == (None if wanted is None else list(wanted.groups()))
+
+
+def test_long_texts_take_no_longer_than_they_are_long() -> None:
+    begun = time.perf_counter()
+    translated("a " * 20_000 + "!")
+    assert time.perf_counter() - begun < 2

@@ -25,13 +25,12 @@ _NAMED = re.compile(r"(E-[A-Z]+-\d+): (.+)", re.DOTALL)
 
 
 class Form(NamedTuple):
-    """A sentence with places: its longest fixed piece, its pattern, and its Chinese.
+    """A sentence with places: the pieces around them, and its Chinese.
 
     `quoted`: for each place, whether it stands in quotes; what does is a name, and stays.
     """
 
-    piece: str
-    pattern: re.Pattern[str]
+    pieces: tuple[str, ...]
     chinese: str
     quoted: tuple[bool, ...]
 
@@ -42,9 +41,29 @@ class Form(NamedTuple):
         >>> Form.of("There is no column '{}' in {}", "{1} 没有列 '{0}'").quoted
         (True, False)
         """
-        pieces = english.split("{}")
-        quoted = tuple(a[-1:] == b[:1] == "'" for a, b in pairwise(pieces))
-        return cls(max(pieces, key=len), pattern(english), chinese, quoted)
+        pieces = tuple(english.split("{}"))
+        return cls(pieces, chinese, tuple(a[-1:] == b[:1] == "'" for a, b in pairwise(pieces)))
+
+    def places(self, words: str) -> list[str] | None:
+        """Return what stands in the places, if the words are of this form; in linear time.
+
+        >>> Form.of("{} is {}.", "").places("a is b is c.")
+        ['a', 'b is c']
+        """
+        first, *between = self.pieces
+        if not between:
+            return [] if words == first else None
+        last = between.pop()
+        at, end, found = len(first), len(words) - len(last), []
+        if not words.startswith(first) or not words.endswith(last):
+            return None
+        for piece in between:
+            here = words.find(piece, at, end)
+            if here < 0:
+                return None
+            found.append(words[at:here])
+            at = here + len(piece)
+        return [*found, words[at:end]] if at <= end else None
 
 
 def in_language(error: SapwoodError, lang: str) -> SapwoodError:
@@ -75,10 +94,11 @@ def translated(words: str, code: str = PHRASES, *, depth: int = DEEPEST) -> str:
     if named:
         return f"{named[1]}：{translated(named[2], named[1], depth=depth)}"
     for form in chain(_forms(code), _forms(PHRASES), _forms(ANY)):
-        if form.piece in words and (found := form.pattern.fullmatch(words)):
+        values = form.places(words)
+        if values is not None:
             places = [
                 translated(value, depth=depth - 1) if depth and value and not quoted else value
-                for value, quoted in zip(found.groups(""), form.quoted, strict=True)
+                for value, quoted in zip(values, form.quoted, strict=True)
             ]
             return filled(form.chinese, places)
     return words
@@ -95,7 +115,7 @@ def filled(chinese: str, places: Sequence[str]) -> str:
 
 @cache
 def _forms(code: str) -> tuple[Form, ...]:
-    """Return the forms of a code as patterns, those of the most fixed words first."""
+    """Return the forms of a code, those of the most fixed words first."""
     known = {*tables().get(code, ())}
     if code == ANY:
         known = {pair for pairs in tables().values() for pair in pairs if _fixed(pair[0]) >= LONG}
@@ -105,11 +125,6 @@ def _forms(code: str) -> tuple[Form, ...]:
 
 def _fixed(english: str) -> int:
     return len(english.replace("{}", ""))
-
-
-def pattern(english: str) -> re.Pattern[str]:
-    """Return the pattern of a form: anything may stand in the place of a {}, also nothing."""
-    return re.compile("(.*?)".join(map(re.escape, english.split("{}"))), re.DOTALL)
 
 
 @cache
