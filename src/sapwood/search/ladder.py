@@ -147,6 +147,17 @@ def _fixed(bench: Workbench) -> Iterator[Candidate]:
             yield entry("few-shot", prompting.prompted, "-".join(words), prompt=prompt)
 
 
+def _ended(error: SapwoodError) -> dict[str, Any]:
+    """Return what is said of a candidate that an error ended; one that does not fit was no fault.
+
+    >>> _ended(SapwoodError("E-MODEL-030", "A prompt has 9 tokens; 8 fit."))["status"]
+    'stopped'
+    """
+    if error.code == "E-MODEL-030":  # its prompt is longer than the base reads
+        return {"status": "stopped", "why": error.what, "dev": None}
+    return {"status": "failed", "why": f"{error.code}: {error.what}", "dev": None}
+
+
 def climb(bench: Workbench) -> Iterator[Event]:
     """Try every candidate that has no result yet, yielding what happens."""
     wanted = ladder(bench)
@@ -171,7 +182,7 @@ def climb(bench: Workbench) -> Iterator[Event]:
         except Stopped as stop:
             result |= {"status": "stopped", "why": stop.why, "dev": _partial(bench, stop.dev)}
         except SapwoodError as error:
-            result |= {"status": "failed", "why": f"{error.code}: {error.what}", "dev": None}
+            result |= _ended(error)
             if error.code.startswith("E-RESOURCE-00"):
                 raise  # the disk is full or not writable: going on would lose every result
         except Exception as error:  # a candidate that fails is reported; the others go on
