@@ -27,7 +27,7 @@ SAMPLES = ("austen", "enwiki-excerpt")
 LETTERS = "bcdfghjklmnpqrstvwxz"
 INTERVAL = 0.5  # seconds between looks at the memory
 NAMES = ("river", "garden", "window", "letter", "winter", "market", "tower", "king", "valley")
-MADE_UP = [f"The {a} of the {b} was seen by many, who told of it." for a in NAMES for b in NAMES]
+INVENTED = [f"The {a} of the {b} was seen by many, who told of it." for a in NAMES for b in NAMES]
 
 
 def sentences() -> list[str]:
@@ -57,8 +57,8 @@ def documents(size: int, known: Sequence[str]) -> Iterator[str]:
     while written < size:
         paragraphs: list[str] = []
         while sum(map(len, paragraphs)) < DOCUMENT:
-            chosen = [_word(number) + " is another word."]
             number += 1
+            chosen = [made_up(number).capitalize() + " is another word."]
             while sum(map(len, chosen)) < PARAGRAPH:
                 chosen.append(rng.choice(known))
             paragraphs.append(" ".join(chosen))
@@ -67,18 +67,18 @@ def documents(size: int, known: Sequence[str]) -> Iterator[str]:
         yield text
 
 
-def _word(number: int) -> str:
-    """Return a word that is in no other paragraph."""
+def made_up(number: int) -> str:
+    """Return a word that no other number gives, from 1."""
     letters = ""
     while number:
         number, rest = divmod(number, len(LETTERS))
-        letters += LETTERS[rest] + "aeiou"[rest % 5]
-    return "Q" + letters + "ing"
+        letters += LETTERS[rest]
+    return letters + "ing"
 
 
 def volume(megabytes: float, about: dict[str, Any], folder: Path, *, smoke: bool) -> dict[str, Any]:
     """Build a corpus of so much text with the default number of workers; return the result."""
-    known = MADE_UP if smoke else sentences()
+    known = INVENTED if smoke else sentences()
     source, out = folder / "text.jsonl.gz", folder / "corpus"
     written = size = 0
     with gzip.open(source, "wt", compresslevel=1, encoding="utf-8") as file:

@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _corpus_volume import volume
+from _corpus_volume import made_up, volume
 from common import arguments, contention, finish, machine, median, say, settle, versions
 
 CLAIM = "corpora: documents a second and peak memory beside the peers; ten times the input"
@@ -142,12 +142,8 @@ def grown(crawl: Path, folder: Path, times: int) -> Path:
 
 
 def _word(turn: int, number: int) -> str:
-    """Return a word of letters of its own, so that no page is a near duplicate of another."""
-    value, letters = turn * 7919 + number + 1, ""
-    while value:
-        value, rest = divmod(value, 20)
-        letters += "bcdfghjklmnpqrstvwxz"[rest]
-    return letters + "ing"
+    """Return a word of its own, so that no page is a near duplicate of another."""
+    return made_up(turn * 7919 + number + 1)
 
 
 def pulled(name: str, file: str, given: Path | None) -> Path:

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from sapwood.commands.settings import as_toml, by_section, default_of, entries, read_file
-from sapwood.commands.wording import laid_out, translated, wrapped
+from sapwood.commands.wording import laid_out, wrapped
 from sapwood.tasks.structured import Guess, choose_guess, guess_source
+from sapwood.translation import spoken
 
 ENGLISH = "The river was quiet that morning and nobody spoke about the boat"
 CHINESE = "那天早上河水很安静，没有人谈起那条船的事情"
@@ -210,8 +211,8 @@ def test_a_head_longer_than_its_column_stands_on_its_own_line():
 
 
 def test_words_that_are_not_known_stay_as_they_are():
-    assert translated("zh", "something else") == "something else"
-    assert translated("en", "4 entities") == "4 entities"
+    assert spoken("something else", "zh") == "something else"
+    assert spoken("4 entities", "en") == "4 entities"
 
 
 @given(

@@ -129,12 +129,12 @@ def _share(rank: int | None, world: int | None, workers: int | None) -> Share:
     """Return which pieces are cleaned here; a rank and a world belong together."""
     from sapwood.corpora.build import Share
 
-    if (rank is None) != (world is None) or (
-        rank is not None and world is not None and rank >= world
-    ):
+    wrong = ""
+    if (rank is None) != (world is None):
+        wrong = "--rank and --world go together, and one is missing"
+    elif rank is not None and world is not None and rank >= world:
         wrong = f"--rank {rank} and --world {world} do not fit together"
-        if rank is None or world is None:
-            wrong = "--rank and --world go together, and one is missing"
+    if wrong:
         raise ConfigError(
             "E-CONFIG-238", f"{wrong}.",
             fix="give both, ranks from 0 to world - 1, as --rank 0 --world 4",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sapwood.commands.wording import wrapped
-from sapwood.translation import translated
+from sapwood.translation import spoken
 
 if TYPE_CHECKING:
     from sapwood.tasks.check import Findings, Problem
@@ -21,7 +22,7 @@ Say = Callable[[str], str]
 
 def render(findings: Findings, lang: str = "en") -> str:
     """Return the findings as text, 80 cells wide, in English or Chinese ("zh")."""
-    say: Say = translated if lang == "zh" else str
+    say: Say = partial(spoken, lang=lang)
     dropped = findings.rows - findings.kept
     name = Path(findings.path).name
     lines = [_cut(say(f"{name}: {findings.kept:,} of {findings.rows:,} rows can be used"))]
@@ -88,8 +89,7 @@ def _problem(problem: Problem, say: Say) -> list[str]:
     if details:
         lines += _indented("  ".join(details), "    ")
     tail = [say(part) for part in (problem.cause, problem.fix) if part]
-    between = "；" if say is translated else "; "
-    return lines + (_indented(between.join(tail), "    ") if tail else [])
+    return lines + (_indented(say("; ").join(tail), "    ") if tail else [])
 
 
 def _verdict(findings: Findings, dropped: int) -> str:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sapwood.commands.settings import FOUND, as_toml, by_section, default_of
-from sapwood.commands.wording import laid_out, reader_language, say, translated, wrapped
+from sapwood.commands.wording import laid_out, reader_language, say, wrapped
 from sapwood.errors import ConfigError
+from sapwood.translation import spoken
 
 if TYPE_CHECKING:
     from sapwood.interfaces import Example
@@ -184,9 +185,9 @@ def described(seen: Look, lang: str) -> list[tuple[str, str]]:
     family = say(lang, f"family_{kind.family}")
     task = say(lang, "kind_of_task", task=kind.name, family=family, metric=metric)
     lines = [("file", table.path), ("task", task)]
-    lines += [("why", translated(lang, seen.why) or say(lang, "why_named"))]
+    lines += [("why", spoken(seen.why, lang) or say(lang, "why_named"))]
     for guess in likely(seen)[:2]:
-        why = translated(lang, guess.why)
+        why = spoken(guess.why, lang)
         lines.append(("others", say(lang, "other_task", task=guess.task, why=why)))
     lines.append(("columns", ", ".join(table.columns.found)))
     lines += _rows(table, lang)
@@ -210,7 +211,7 @@ def _rows(table: Table, lang: str) -> list[tuple[str, str]]:
     kept = say(lang, key, kept=f"{len(table.examples):,}", rows=f"{table.rows:,}")
     lines = [("rows", kept)]
     for lost in table.dropped[:REASONS]:
-        reason = translated(lang, lost.reason)
+        reason = spoken(lost.reason, lang)
         lines.append(("", say(lang, "rows_lost", count=f"{len(lost.rows):,}", reason=reason)))
     if len(table.dropped) > REASONS:
         lines.append(("", say(lang, "more_reasons", count=len(table.dropped) - REASONS)))

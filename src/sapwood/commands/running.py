@@ -18,9 +18,10 @@ import click
 
 from sapwood.commands.defaults import repeatable, run_folder
 from sapwood.commands.journal import Journal
-from sapwood.commands.wording import reader_language, report_language, say, translated
+from sapwood.commands.wording import reader_language, report_language, say
 from sapwood.errors import ConfigError, ResourceError
 from sapwood.files import told, write_json
+from sapwood.translation import spoken
 
 if TYPE_CHECKING:
     from sapwood.interfaces import Event
@@ -186,10 +187,10 @@ def _guessed(train: str, given: dict[str, Any]) -> str:
     lang = reader_language(given["lang"])
     other = guesses[0] if guesses[0] is not best else None
     if best.task != "classification" or other is not None:
-        why = translated(lang, best.why)
+        why = spoken(best.why, lang)
         click.echo(say(lang, "guessed_task", task=best.task, why=why), err=True)
     if other is not None:
-        why = translated(lang, other.why)
+        why = spoken(other.why, lang)
         click.echo(say(lang, "guessed_other", other=other.task, why=why), err=True)
     return best.task
 
@@ -338,4 +339,4 @@ class Screen:
             self.console.print(head + self._said(event.note), markup=False)
 
     def _said(self, note: str) -> str:
-        return translated(reader_language(self.lang), note)
+        return spoken(note, reader_language(self.lang))

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from sapwood.translation import translated as known
+from sapwood.translation import spoken
 
 
 def locale_language(environment: Mapping[str, str] | None = None) -> str | None:
@@ -54,26 +54,9 @@ def say(lang: str, key: str, **values: object) -> str:
     return sentence.format(**values)
 
 
-def translated(lang: str, words: str) -> str:
-    """Return words that other parts wrote in English, in `lang` as far as they are known.
-
-    As a sentence of `sapwood.translation`, else piece by piece.
-
-    >>> translated("zh", "text: 'body' by alias; 4 entities")
-    "text：'body'（按别名）；4 个实体"
-    """
-    if lang == "zh":
-        whole = known(words)
-        if whole != words:
-            return whole
-        for pattern, chinese in _sentences()["chinese"].items():
-            words = re.sub(pattern, chinese, words)
-    return words
-
-
 def tell(words: str, lang: str | None = None) -> None:
     """Print on stderr what another part says in English, in the reader's language."""
-    click.echo(translated(reader_language(lang), words), err=True)
+    click.echo(spoken(words, reader_language(lang)), err=True)
 
 
 def laid_out(head: str, words: str, *, column: int, width: int = 80) -> str:

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, TypeGuard
 
-from sapwood.translation import translated
+from sapwood.translation import spoken
 
 LANGUAGES = ("en", "zh")
 MINUS = "\N{MINUS SIGN}"
@@ -53,7 +53,7 @@ class Words:
 
     def told(self, text: str) -> str:
         """Return a sentence that a run wrote in English, in this language as far as it is known."""
-        return translated(text) if self.lang == "zh" else text
+        return spoken(text, self.lang)
 
     def known(self, key: str) -> str | None:
         """Return the sentence `key` as it is written, or None if there is no such sentence."""

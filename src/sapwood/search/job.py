@@ -117,7 +117,6 @@ class Job:
         return not self.only or family in self.only
 
 
-# Tasks whose answer is one of a few labels, with a probability each; "pairs" marks two spans.
 # Every family of candidates besides the methods that are trained, which are named by what
 # `methods.together.parse` reads, "+context" behind it for training under demonstrations, or
 # "+unmasked" for reading the decoder as an encoder (see `models.encoder.Unmasked`).

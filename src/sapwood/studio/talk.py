@@ -15,7 +15,7 @@ from markupsafe import Markup
 from sapwood.pages.candidates import shown
 from sapwood.pages.panel import quantity
 from sapwood.pages.words import LANGUAGES, Words
-from sapwood.translation import PHRASES, translated
+from sapwood.translation import PHRASES, spoken
 
 COOKIE = "sapwood_lang"
 SAVED = "bits_saved"  # of written answers: which share of the 8 bits of a byte is not needed
@@ -57,7 +57,7 @@ class Talk:
 
     def said(self, words: str, code: str = PHRASES) -> str:
         """Return words that other parts wrote in English, as far as they are known."""
-        return translated(words, code) if self.lang == "zh" else words
+        return spoken(words, self.lang, code)
 
     def told(self, words: str, code: str = PHRASES) -> Markup:
         """Return the same as a part of a page, marked with the language that it is in."""

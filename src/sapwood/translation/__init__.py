@@ -3,7 +3,8 @@
 A sentence is known by its form: "{} is not a folder" is one with a place for what it names. The
 tables beside this module hold, under each code of an error, the forms of its sentences in both
 languages: of what is wrong, of its details, of the fix. Forms under `phrases` may stand anywhere,
-also in the place of another form. A sentence of no known form stays English, and no word is lost.
+also in the place of another form; those under `remarks` are parts of a line, with "; " between.
+A sentence of no known form stays English, and no word is lost.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 from sapwood.errors import SapwoodError
 
-PHRASES = "phrases"
+PHRASES, REMARKS = "phrases", "remarks"
 ANY, LONG = "", 12  # fixed letters of a form that is known under any code
 DEEPEST = 3  # phrases in the places of phrases
 _NAMED = re.compile(r"(E-[A-Z]+-\d+): (.+)", re.DOTALL)
@@ -93,7 +94,27 @@ def translated(words: str, code: str = PHRASES, *, depth: int = DEEPEST) -> str:
     named = _NAMED.fullmatch(words)
     if named:
         return f"{named[1]}：{translated(named[2], named[1], depth=depth)}"
-    for form in chain(_forms(code), _forms(PHRASES), _forms(ANY)):
+    own = _said(words, _forms(code), depth) if code != PHRASES else None
+    if own is not None:
+        return own
+    parts = [_said(part, _forms(REMARKS), depth) for part in words.split("; ")]
+    if None not in parts:
+        return "；".join(map(str, parts))
+    return _said(words, chain(_forms(PHRASES), _forms(ANY)), depth) or words
+
+
+def spoken(words: str, lang: str, code: str = PHRASES) -> str:
+    """Return English words in a language, "en" or "zh", as far as they are known.
+
+    >>> spoken("text: 'body' by alias; 4 entities", "zh")
+    "text：'body'（按别名）；4 个实体"
+    """
+    return translated(words, code) if lang == "zh" else words
+
+
+def _said(words: str, forms: Iterable[Form], depth: int) -> str | None:
+    """Return words in Chinese if they are of one of the forms."""
+    for form in forms:
         values = form.places(words)
         if values is not None:
             places = [
@@ -101,7 +122,7 @@ def translated(words: str, code: str = PHRASES, *, depth: int = DEEPEST) -> str:
                 for value, quoted in zip(values, form.quoted, strict=True)
             ]
             return filled(form.chinese, places)
-    return words
+    return None
 
 
 def filled(chinese: str, places: Sequence[str]) -> str:
